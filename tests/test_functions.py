@@ -280,8 +280,8 @@ def test_a_method_without_its_instance_is_a_type_error() -> None:
     with pytest.raises(TypeError) as caught:
         ehlo.Server(Mailbox.put)  # type: ignore[arg-type]  # which is the mistake
     assert str(caught.value) == (
-        f"handler ({__name__}.Mailbox.put at {__file__}:{line}) is a method of no instance; "
-        "pass that of an instance"
+        f"handler ({__name__}.Mailbox.put at {__file__}:{line}) is a method without an instance; "
+        "pass a bound method"
     )
     ehlo.Server(Mailbox().put)
 
@@ -723,7 +723,7 @@ def test_an_auth_handler_of_another_form_is_a_type_error_that_shows_both(
 
 def test_an_auth_handler_that_is_a_method_of_no_instance_is_a_type_error() -> None:
     method: Any = Directory.two
-    with pytest.raises(TypeError, match=r"auth_handler .* is a method of no instance; pass that"):
+    with pytest.raises(TypeError, match=r"auth_handler .* is a method without an instance; pass a"):
         ehlo.Server(function("def"), auth_handler=method)
 
 
@@ -754,7 +754,8 @@ def test_message_before_session_is_a_type_error() -> None:
     def handler(message: object, session: object) -> None: ...
 
     with pytest.raises(
-        TypeError, match=r"^handler \(.*handler.*\) gets session first, then message$"
+        TypeError,
+        match=r"^handler \(.*handler.*\) takes message first; write \(session, message\)$",
     ):
         ehlo.Server(handler)
 

@@ -1,4 +1,4 @@
-"""Calling one hook from another: what is `def` runs in a thread of its own, and blocks no loop."""
+"""Calls one hook from another: a `def` hook runs in a thread of its own, not on the loop."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _form_of(option: str, function: _Function, forms: _Forms) -> int:
         return max(forms)
     if parameters and parameters[0].name == "self":
         raise TypeError(
-            f"{option} ({place_of(function)}) is a method of no instance; pass that of an instance"
+            f"{option} ({place_of(function)}) is a method without an instance; pass a bound method"
         )
     kinds = [each.kind for each in parameters if each.default is each.empty]
     count = sum(kind in (_ONLY_POSITIONAL, _POSITIONAL) for kind in kinds)
@@ -147,7 +147,9 @@ def _form_of(option: str, function: _Function, forms: _Forms) -> int:
         return max(forms)
     elif count in forms:
         if [each.name for each in parameters[:2]] == ["message", "session"]:
-            raise TypeError(f"{option} ({place_of(function)}) gets session first, then message")
+            raise TypeError(
+                f"{option} ({place_of(function)}) takes message first; write (session, message)"
+            )
         return count
     *others, last = forms.values()
     may_be_factory = option == "handler" and takes.startswith("0")

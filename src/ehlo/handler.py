@@ -47,8 +47,8 @@ class Handler:
     Values that belong to one message go into `session.transaction.state`, which is `message.state`
     in `on_message`; those of the whole session go into `session.state`.
 
-    Raises `TypeError` when a class is made that has a public method `on_...` that is no hook, or a
-    hook of aiosmtpd or smtpd, such as `handle_RCPT`, which would never be called.
+    Raises `TypeError` when a class is made that has a public method `on_...` that is not a hook, or
+    a hook of aiosmtpd or smtpd, such as `handle_RCPT`, which would never be called.
 
     Example:
 
@@ -77,14 +77,14 @@ class Handler:
         """Called when the server listens, before it serves the first client.
 
         `server` is the `ehlo.Server`. An exception stops the server. If the server is closed while
-        this hook runs, the hook has one more second and is then cancelled.
+        this hook runs, the hook has one more second and is then canceled.
         """
 
     def on_shutdown(self, server: AnyServer) -> Awaitable[None] | None:
         """Called when the last session has ended, if `on_startup` has returned.
 
         `server` is the `ehlo.Server`. This hook has the rest of the grace period, and at least
-        5 seconds. After that an `async def` hook is cancelled, and a `def` hook is left running in
+        5 seconds. After that an `async def` hook is canceled, and a `def` hook is left running in
         its thread.
         """
 
@@ -138,9 +138,8 @@ class Handler:
     def on_mail(self, session: Session, sender: Address, params: MailParams) -> Answer:
         """Called for MAIL. `params` has the ESMTP parameters by upper-case keyword, parsed.
 
-        `sender` is the envelope sender; `sender.is_null` says that it is a bounce (RFC 5321
-        4.5.5). `session.transaction` begins here, and ends if this hook rejects. `False` is `550
-        5.7.1`.
+        `sender` is the envelope sender; `sender.is_null` is true for a bounce (RFC 5321 4.5.5).
+        `session.transaction` begins here, and ends if this hook rejects. `False` is `550 5.7.1`.
         """
 
     def on_rcpt(self, session: Session, recipient: Address, params: RcptParams) -> Answer:
@@ -197,7 +196,7 @@ class Handler:
     def on_command(self, session: Session, verb: str, argument: str) -> Answer:
         """Called for a command of your own (see `Extension`). The default reply is `250`.
 
-        `verb` is the command in upper case, and `argument` what follows it, or `""`.
+        `verb` is the command in upper case, and `argument` is the text after it, or `""`.
         """
 
     def on_disconnect(self, session: Session) -> Awaitable[None] | None:
@@ -276,7 +275,7 @@ def _hook_names() -> list[str]:
 
 
 def _check_names(owner: type, members: Mapping[str, object]) -> None:
-    """Raise `TypeError` for a method `on_...` that is no hook, and for a hook of another server."""
+    """Raise `TypeError` for a method `on_...` that is not a hook, or is one of another server."""
     for name, value in members.items():
         is_value = hasattr(value, "__set__") or isinstance(value, cached_property)
         is_method = callable(value) or (hasattr(value, "__get__") and not is_value)
@@ -315,7 +314,7 @@ def _meant(name: str) -> str:
 def callbacks_of_handler(handler: Handler) -> Callbacks:
     """Return the hooks that `handler` overrides in its class, a base class or the instance.
 
-    Raises `TypeError` if one cannot be called with its arguments, or is no hook.
+    Raises `TypeError` if one cannot be called with its arguments, or is not a hook.
     """
     if isinstance(handler, Composed):
         return handler.callbacks

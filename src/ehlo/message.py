@@ -200,9 +200,9 @@ class Message:
       what the client sent (`body`). `file` and `stream()` read `data` in chunks, from disk if it is
       large.
     - `content` is what a person sees of it, and `email` what the standard library parses.
-    - `state` has what your hooks have noted in this transaction.
+    - `state` has the values that your hooks have stored in this transaction.
 
-    What reads a body on disk raises `OSError` if the disk fails. With `Handler.streams`, `data`,
+    Reading a body on disk raises `OSError` if the disk fails. With `Handler.streams`, `data`,
     `body`, `content` and `email` of such a message raise `RuntimeError`.
 
     Example:
@@ -346,7 +346,7 @@ class Message:
 
     @property
     def file(self) -> BinaryIO:
-        """A new binary file for reading `data`, at its beginning; it reads a body on disk there."""
+        """A new binary file for reading `data` from its beginning; a body on disk stays there."""
         if self._spool is not None and self._data is None:
             return cast("BinaryIO", io.BufferedReader(SpooledFile(self.trace, self._spool), _CHUNK))
         return io.BytesIO(self.data)

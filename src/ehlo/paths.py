@@ -1,7 +1,7 @@
 """Paths that root may use: through no link, and to no file, that another user could have put there.
 
 Root opens a path directory by directory. It follows a link only if root alone can have made it. For
-other users a path is what it is for the kernel. No file is waited for, as a FIFO would have to be.
+other users a path is what it is for the kernel. Opening a file never waits, as it would for a FIFO.
 Windows has neither root nor open directories: a path is what it is there.
 """
 

@@ -176,7 +176,7 @@ def test_a_file_has_variables_one_on_each_line(place: Path) -> None:
 @pytest.mark.parametrize("line", ["word", "1A=x", "A B=x", "=x", "-A=x"])
 def test_what_is_no_variable_is_an_error_with_its_line(place: Path, line: str) -> None:
     (place / "env").write_text(f"A=1\n{line}\n")
-    with pytest.raises(click.UsageError, match="--env-file env: line 2 is no variable"):
+    with pytest.raises(click.UsageError, match="--env-file env: line 2 is not a variable"):
         read_variables("env")
 
 

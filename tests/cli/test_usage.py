@@ -64,7 +64,7 @@ def test_a_privileged_port_is_reported_as_one(
     monkeypatch.setattr(Server, "listen_and_serve", refuse)
     monkeypatch.setattr("ehlo.cli.running.set_up_logging", lambda *_, **_options: None)
     assert main(["--addr", ":25"]) == 1
-    said = "ehlo: cannot listen on :25: ports below 1024 need root's rights; try --port 2525\n"
+    said = "ehlo: cannot listen on :25: ports below 1024 need root privileges; try --port 2525\n"
     assert capsys.readouterr().err == said
 
 

@@ -246,7 +246,7 @@ ehlo: --user: 'root' has the user or group of root; name another account
 $ ehlo --env-file nofile
 ehlo: --env-file nofile: no such file or directory; check the path
 $ ehlo --env-file bad.env
-ehlo: --env-file bad.env: line 2 is no variable; write NAME=VALUE
+ehlo: --env-file bad.env: line 2 is not a variable; write NAME=VALUE
 $ ehlo --app-dir nowhere --rcpt-handler app:only_bob
 ehlo: --app-dir nowhere: no such directory; check the path
 $ ehlo --rcpt-handler app
@@ -274,9 +274,9 @@ ehlo: module 'app' has no attribute 'place.nothing'; check 'app:place.nothing', 
 $ ehlo serve empty
 ehlo: empty has no server, app or handler; name what to serve: empty:NAME
 $ ehlo serve nofile.py
-ehlo: nofile.py: there is no file nofile.py; check the path
+ehlo: nofile.py: no such file: nofile.py; check the path
 $ ehlo serve nofile.py:handler
-ehlo: nofile.py:handler: there is no file nofile.py; check the path
+ehlo: nofile.py:handler: no such file: nofile.py; check the path
 $ ehlo serve app:number
 ehlo: app:number: handler must be a function or an ehlo.Handler, not 3
 $ ehlo serve app:place

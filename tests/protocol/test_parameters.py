@@ -176,15 +176,15 @@ def test_a_row_of_ones_own_stands_behind_the_others() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([Extension("SIZE", 0)], "there is one already: SIZE"),
-        ([Extension("RRVS", 0)], "there is one already: RRVS"),
-        ([Extension("X", 0, mail={"BY": str})], "there is one already: BY"),
-        ([Extension("X", 0, rcpt={"NOTIFY": str})], "there is one already: NOTIFY"),
-        ([Extension("X", 0), Extension("X", 0)], "there is one already: X"),
-        ([Extension("x", 0)], "no keyword in upper case: 'x'"),
-        ([Extension("X Y", 0)], "no keyword in upper case: 'X Y'"),
-        ([Extension("X", 0, mail={"low": str})], "no keyword in upper case: 'low'"),
-        ([Extension("X", 0, rcpt={"": str})], "no keyword in upper case: ''"),
+        ([Extension("SIZE", 0)], "SIZE exists"),
+        ([Extension("RRVS", 0)], "RRVS exists"),
+        ([Extension("X", 0, mail={"BY": str})], "BY exists"),
+        ([Extension("X", 0, rcpt={"NOTIFY": str})], "NOTIFY exists"),
+        ([Extension("X", 0), Extension("X", 0)], "X exists"),
+        ([Extension("x", 0)], "'x' is not a keyword in upper case"),
+        ([Extension("X Y", 0)], "'X Y' is not a keyword in upper case"),
+        ([Extension("X", 0, mail={"low": str})], "'low' is not a keyword in upper case"),
+        ([Extension("X", 0, rcpt={"": str})], "'' is not a keyword in upper case"),
     ],
 )
 def test_a_row_that_cannot_stand_with_the_others_is_named(

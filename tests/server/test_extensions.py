@@ -88,7 +88,7 @@ def test_the_servers_own_clock_tells_how_far_away_the_future_may_be(serve: Serve
     [
         ({"extensions": {"BURL": True}}, "extensions: no such extension: BURL"),
         ({"extensions": {"DELIVERBY": "soon"}}, "extensions: DELIVERBY=soon"),
-        ({"own_extensions": [Extension("SIZE", 0)]}, "own_extensions: there is one already"),
+        ({"own_extensions": [Extension("SIZE", 0)]}, "own_extensions: SIZE exists"),
         ({"own_extensions": [Extension("X", 0, argument=lambda _: "a\rb")]}, "control characters"),
         ({"own_extensions": [Extension("X", 0, argument=lambda _: "x" * 512)]}, "longer than 512"),
         ({"max_messages": -1}, "max_messages"),

@@ -197,7 +197,7 @@ def test_our_own_trouble_is_that_of_each_and_is_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture, kind: str, act: Any
 ) -> None:
     assert outcome(serve, kind, act) == [TROUBLE] * 3
-    assert ") failed" in caplog.text or "keys that are no recipients" in caplog.text
+    assert ") failed" in caplog.text or "keys that are not recipients" in caplog.text
 
 
 @pytest.mark.parametrize(

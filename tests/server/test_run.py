@@ -141,7 +141,7 @@ def test_a_server_can_be_started_again(loop_name: str) -> None:
 def test_a_server_runs_once_at_a_time(loop_name: str) -> None:
     async def work() -> None:
         async with Server(Box(), addr="127.0.0.1:0") as server:
-            with pytest.raises(RuntimeError, match="runs already"):
+            with pytest.raises(RuntimeError, match="already running"):
                 await server.start()
             assert await dialogue(server.addresses[0], "QUIT") == ["220", "221"]
 

@@ -208,7 +208,7 @@ def test_an_inbox_that_is_not_open_says_how_to_open_it() -> None:
 
 
 def test_an_inbox_is_opened_once_at_a_time(commons: Commons) -> None:
-    with Inbox(commons=commons) as inbox, pytest.raises(RuntimeError, match="open already"):
+    with Inbox(commons=commons) as inbox, pytest.raises(RuntimeError, match="already open"):
         inbox.open()
 
 

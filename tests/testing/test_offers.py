@@ -203,7 +203,7 @@ def test_an_offer_of_the_beginning_is_the_same(commons: Commons) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"starttls": True, "implicit_tls": True}, "set one of them"),
+        ({"starttls": True, "implicit_tls": True}, "leave one out"),
         ({"require_auth": True}, "require_auth needs auth"),
         ({"size": 0}, "size is 0; it must be"),
         ({"size": "10MB"}, "size is '10MB'; it must be"),
@@ -243,7 +243,7 @@ def test_without_trustme_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         ({"strattls": True}, "has no keyword strattls; it has auth, chunking"),
         ({"auth": "all"}, "auth is 'all'; write"),
         ({"auth": ("u", "p")}, r"auth is \('u', 'p'\); write"),
-        ({"auth": {"u": 1}}, "auth has something else than text"),
+        ({"auth": {"u": 1}}, "auth has a value that is not text"),
     ],
 )
 def test_an_option_of_the_wrong_kind_is_a_type_error(

@@ -1,6 +1,6 @@
 """Finds what to serve: `module:attr`, a module alone, `file.py:attr`; and reads files of variables.
 
-What a module raises while it is imported is its own bug, and comes through.
+An exception that a module raises while it is imported is its own bug, and is not caught.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def named(text: str, directory: str | None = None) -> tuple[str, str]:
     if name.endswith(".py") or os.sep in name:
         file = place / name
         if not file.is_file():
-            raise click.UsageError(f"{text}: there is no file {name}; check the path")
+            raise click.UsageError(f"{text}: no such file: {name}; check the path")
         place, name = file.resolve().parent, file.stem
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
@@ -85,7 +85,7 @@ def read_variables(path: str) -> dict[str, str]:
         match = _VARIABLE.fullmatch(line.strip())
         if match is None:
             raise click.UsageError(
-                f"--env-file {path}: line {number} is no variable; write NAME=VALUE"
+                f"--env-file {path}: line {number} is not a variable; write NAME=VALUE"
             )
         quoted = _QUOTED.fullmatch(match[2])
         found[match[1]] = quoted[2] if quoted else match[2].partition(" #")[0].rstrip()

@@ -1,4 +1,4 @@
-"""Log lines: for a person in a terminal, and as logfmt; a terminal obeys nothing in either.
+"""Log lines: for a person in a terminal, and as logfmt; neither has anything that a terminal obeys.
 
 A line for a person is at most as wide as the terminal: texts and addresses are shortened, then the
 client address and the id are left out. Warnings, errors and lines about the server itself are never

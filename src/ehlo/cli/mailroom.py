@@ -63,7 +63,7 @@ class InboxOptions:
     """Holds the options of the inbox."""
 
     web: Annotated[str, AddressText(8025)] | None = option(None, group=_GROUP)
-    """Address to show mail on, in a browser and by an API."""
+    """Address to show mail on, in a browser and through an API."""
     store: str | None = option(None, group=_GROUP)
     """File to keep mail in. By default, a temporary one."""
     keep: Annotated[int, Number(0)] | None = option(None, group=_GROUP)
@@ -83,7 +83,7 @@ class InboxOptions:
     web_key: Annotated[str, ReadableFile()] | None = option(None, group=_GROUP)
     """Key of the certificate, if in another file."""
     web_hosts: Sequence[str] = option((), group=_GROUP)
-    """Host name that requests may name, in addition to loopback addresses. Repeatable."""
+    """Host name that requests may use, in addition to loopback addresses. Repeatable."""
     web_root: str | None = option(None, group=_GROUP)
     """URL path of the pages, e.g. /mail."""
     cors: Sequence[str] = option((), group=_GROUP)

@@ -1,4 +1,4 @@
-"""Text for a terminal, without anything that a terminal would obey, and of a length to read."""
+"""Text for a terminal, without anything that a terminal obeys, and cut to a readable length."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def _send(smtp: str, sender: str, to: Sequence[str], data: bytes) -> None:
         raise SendmailError(f"--smtp {smtp}: no host; give --smtp HOST:PORT", EX_USAGE)
     for each in (sender, *to):
         if _SURROGATES.search(each):
-            raise SendmailError(f"{each}: an address must be UTF-8; write it so", EX_DATAERR)
+            raise SendmailError(f"{each}: not UTF-8; write the address in UTF-8", EX_DATAERR)
     try:
         with smtplib.SMTP(
             host or "127.0.0.1", port, local_hostname=machine_name()[0], timeout=_TIMEOUT

@@ -139,7 +139,7 @@ def no_listening(error: OSError, free: str = "--port 0") -> click.ClickException
     elif error.errno == errno.EADDRNOTAVAIL:
         reason, advice = "this machine does not have the address", "try --host 127.0.0.1"
     elif error.errno == errno.EACCES and port.isdigit() and int(port) <= _MOST_PORT:
-        reason, advice = "ports below 1024 need root's rights", f"try --port {2500 + int(port)}"
+        reason, advice = "ports below 1024 need root privileges", f"try --port {2500 + int(port)}"
     elif isinstance(error, socket.gaierror) or (error.errno or 0) < 0:
         reason, advice = "the host is unknown", "try --host 127.0.0.1"
     elif where.startswith(INHERITED):

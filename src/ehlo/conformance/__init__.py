@@ -1,7 +1,7 @@
 """Conformance: a battery of cases for any SMTP server, as a client sees it.
 
-Each case says what RFC demands it, what it sends, and which replies are right. `ehlo check` runs
-them and prints a table.
+Each case names the RFC that requires it, what it sends, and which replies are right. `ehlo check`
+runs them and prints a table.
 
 Example:
 

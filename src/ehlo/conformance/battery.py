@@ -46,7 +46,7 @@ def check(
     patience: Patience | None = None,
     cases: Sequence[Case] = CASES,
 ) -> Iterator[Result]:
-    """Try the cases on a server, and yield the result of each; it gets mail.
+    """Try the cases on a server, and yield the result of each; the server gets mail.
 
     Raises `ConnectionError` with the reason if there is no server that greets and accepts EHLO.
 

@@ -9,7 +9,7 @@ A candidate is, in the subject and in the text of a message:
 - five to ten letters and digits, both of them: `7F3K9Q`, `A1B2-C3D4`.
 - four to eight capital letters, also in two groups: `WDJB-MJHT`.
 
-Never a candidate is what belongs to something longer: a price, a percentage, a measure, a date, a
+A part of something longer is never a candidate: a price, a percentage, a measure, a date, a
 time, a version, a telephone number, a card number, a color (`#336699`), a number with a unit
 (`1440 minutes`), an address of the web or of mail, an IP address.
 
@@ -28,7 +28,7 @@ unless it belongs to another code (`zip code`, `Gutscheincode`, `エラーコー
 | 0.5 | in the subject, and the candidate has a line of its own |
 
 Then six digits add 0.04. Letters and digits lose 0.05, capital letters alone 0.15, and a year (1900
-to 2099) 0.5. What stays below 0.42 is no code.
+to 2099) 0.5. A candidate that stays below 0.42 is not a code.
 
 A candidate is dropped
 

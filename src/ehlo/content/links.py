@@ -8,7 +8,7 @@ These rules find them:
   `javascript:`, `data:`, `cid:`, `file:`, `ftp:`, anchors and relative addresses are left out.
 - An address in text ends at a blank, a quote, `<`, `>`, a bracket or a full stop of Chinese or
   Japanese, and at a letter of these scripts or of Korean. Punctuation and unopened brackets at its
-  end are no part of it. Between `<` and `>` it may continue on further lines (RFC 3986 C).
+  end are not part of it. Between `<` and `>` it may continue on further lines (RFC 3986 C).
 - An address that is the label of a link to another address is left out: no click leads to it.
 - An address is listed once, as it came, with its best score.
 - The text of a link is its label in HTML, and in text what stands before the address.

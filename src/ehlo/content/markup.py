@@ -1,7 +1,7 @@
 """HTML as readable text: what a person would see of it, without a browser, in one pass.
 
-It is no parser of HTML. Tags start and end lines, links keep their addresses, and what is not shown
-(scripts, styles, comments) is left out. The links can be collected in the same pass.
+It is not an HTML parser. Tags start and end lines, links keep their addresses, and what a browser
+does not show (scripts, styles, comments) is left out. The links can be collected in the same pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The standard library's `EmailMessage`, of any bytes: malformed fields are plain text in it.
 
-Its parser of fields raises on what real mail has in it, each time that the field is read. Its texts
-have the line ends of the wire, CRLF, which are LF here, as in text from anywhere else.
+Its parser of fields raises an exception for fields that real mail has, each time that such a field
+is read. Its texts have CRLF line ends, as on the wire; here they have LF, as other text in Python.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Content-Transfer-Encoding undone (RFC 2045 6), in time proportional to the bytes.
 
-What is broken is decoded as far as it goes: no byte is a reason to show nothing.
+Broken data is decoded as far as possible: a wrong byte never hides the rest.
 """
 
 from __future__ import annotations

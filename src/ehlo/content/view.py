@@ -283,7 +283,7 @@ def _attachment(message: bytes, part: Part, rest: Rest) -> Attachment:
 
 
 def read_content(message: bytes, rest: Rest = no_rest) -> Content:
-    r"""Return what a person sees of `message`, which may be no proper message at all.
+    r"""Return what a person sees of `message`, which may be any bytes.
 
     `rest` is called now and then, so that a thread can leave others their turns; see `Breather`.
 

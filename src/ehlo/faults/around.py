@@ -1,7 +1,7 @@
 """A handler around a handler: each stage of a session is struck first, then the hook is called.
 
-What strikes is a function, which `Faults` has. A hook that has no stage is called as it was, and
-one that is not overridden either is not there.
+`Faults` has the function that strikes. A hook without a stage is called as before; one that has no
+stage and is not overridden is left out.
 """
 
 from __future__ import annotations

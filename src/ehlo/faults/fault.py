@@ -61,7 +61,7 @@ class Fault:
     mail_from: str | None = None
     """The envelope sender that it matches, or `@domain`; `None` matches any."""
     probability: float = 1.0
-    """How probable it is that it strikes, from 0 to 1."""
+    """The probability that it strikes, from 0 to 1."""
     used: int = 0
     """How often it has struck."""
     remove: Callable[[], None] = _not_there
@@ -75,7 +75,7 @@ class Fault:
         if self.stage not in STAGES:
             raise ValueError(f"at is {self.stage!r}; it must be one of {', '.join(STAGES)}")
         if self.times is not None and not is_count(self.times, 1):
-            raise ValueError(f"times is {self.times!r}; it must be 1 or more, or None for no end")
+            raise ValueError(f"times is {self.times!r}; it must be 1 or more, or None (unlimited)")
         if not is_count(self.after, 0):
             raise ValueError(f"after is {self.after!r}; it must be 0 or more")
         if not is_number(self.probability) or not 0 <= self.probability <= 1:

@@ -42,11 +42,11 @@ class When(ForWhom, total=False):
     """The keywords that say when a fault strikes."""
 
     times: int | None
-    """How often it strikes; `None` is without end."""
+    """How often it strikes; `None` is unlimited."""
     after: int
     """How many matching commands pass before it strikes."""
     probability: float
-    """How probable it is that it strikes, from 0 to 1."""
+    """The probability that it strikes, from 0 to 1."""
 
 
 class Faults(Sequence[Fault]):

@@ -1,7 +1,7 @@
-"""The inbox: mail that was caught, in a browser and by an API that Mailpit's clients speak.
+"""The inbox: caught mail in a browser, and through an API that Mailpit's clients understand.
 
 `Desk` is what all parts share. `make_site` makes of it an ASGI application with the API, its
-events and the pages. No other room imports this one, except the command line.
+events and the pages. No other package imports this one, except the command line.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def check_of_users(text: str) -> Check:
             raise ValueError(f"entry {number} is not of the form user:password")
         users[_digest(key, name)] = _digest(key, password)
     if not users:
-        raise ValueError("there is no user; write user:password, with blanks between users")
+        raise ValueError("no user is given; write user:password, with spaces between users")
 
     def check(name: str, password: str) -> bool:
         """Compare with all users, in a time that tells nothing about them."""

@@ -1,7 +1,7 @@
 """`Catcher`: a handler that catches mail for the inbox, alone or around another handler.
 
-Around a handler it shows what that one receives, and what it has answered: the reply is the
-handler's. Alone it stores each mail before the 250.
+Around a handler, it shows what that handler receives and answers; the reply is the handler's.
+Alone, it stores each mail before the 250.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ logger: logging.Logger = logging.getLogger("ehlo.inbox")
 
 
 class Catcher(Composed):
-    """Catches mail: stores each message, and shows it in a browser and by an API.
+    """Catches mail: stores each message, and shows it in a browser and through an API.
 
-    Without a `handler`, the reply is `250` with the id that the API has for the message, once it is
-    stored; `452` if the disk is full. With one, the reply is the handler's; if that has no id, it
-    has the one of the API, which the handler finds in `message.state.inbox_id`.
+    Without a `handler`, the reply is `250` with the message's id in the API, once the message is
+    stored, or `452` if the disk is full. With a handler, the reply is the handler's. If it has no
+    id, the id in the API is added; the handler finds that id in `message.state.inbox_id`.
 
     - `store`: the path of the file to keep the mail in; empty for a temporary one.
-    - `keep`, `keep_age`: the mails that each inbox keeps, and for how many seconds; 0 is all.
+    - `keep`, `keep_age`: how many mails each inbox keeps, and for how many seconds; 0 is unlimited.
     - `inbox_by`: how mail is sorted into inboxes: by `"user"`, the login; by `"domain"`, that of
       the first recipient; by `"listener"`, the port; or by a function that takes the `Delivery` and
       returns a name. By default there is one inbox, `default`.

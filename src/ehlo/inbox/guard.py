@@ -1,11 +1,11 @@
-"""The guard: what is checked of each request before any of its parts sees it, and headers for all.
+"""The guard: checks each request before any other part sees it, and adds headers to each response.
 
-1. `Host`: a web page of anybody may have a name that leads to 127.0.0.1 (DNS rebinding).
+1. `Host`: any web page may have a name that resolves to 127.0.0.1 (DNS rebinding).
 2. `Origin` and `Sec-Fetch-Site`: pages of other sites may neither change anything nor listen.
 3. The login, if there is one.
 4. The body: its size, and how long its client may take.
 
-An answer gets the headers that it has not itself.
+A response gets the headers that it does not set itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The OpenAPI document of the API, `/api/v1/openapi.json`: a table of operations, and their shapes.
 
-The shapes are the `TypedDict`s that the endpoints use. Of a request, all fields may be left out.
+The shapes are the `TypedDict`s that the endpoints use. Every field of a request is optional.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Preview: the HTML and the text of a message as pages of their own, which can do nothing.
 
-The HTML is what the sender wrote. What holds it is its own Content-Security-Policy: `sandbox` gives
-it an origin of its own, without scripts and forms, wherever it is opened; and nothing is loaded
-from elsewhere unless the reader asks for it with `?remote=1`.
+The HTML is what the sender wrote. Its own Content-Security-Policy contains it: `sandbox` gives it
+an origin of its own, without scripts and forms, wherever it is opened; and nothing is loaded from
+elsewhere unless the reader asks for it with `?remote=1`.
 
 `?embed=1` is for a frame: links open in a new window, and the height is posted to the page around
 it, by a script that only this response allows, and only if a frame of ours asks. Such a frame

@@ -1,7 +1,7 @@
 """Serving: the inbox over HTTP, by uvicorn, in the event loop that serves SMTP.
 
 The loop, its signals and its log are those of the SMTP server. What a client makes it hold is
-bounded. The end does not wait for those that listen to events.
+bounded. A shutdown does not wait for clients that listen to events.
 """
 
 from __future__ import annotations

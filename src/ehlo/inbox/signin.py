@@ -1,7 +1,7 @@
 """`SignIn`: HTTP Basic logins (RFC 7617), checked in threads, remembered, and bounded in number.
 
-Hashes of passwords are slow on purpose, and a browser sends the login with each request. So a login
-that was right counts for a minute without another check. What is remembered is a keyed digest.
+Password hashes are slow on purpose, and a browser sends the login with each request. So a login
+that was right is accepted for a minute without another check. Only a keyed digest is remembered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The content of a password file: users by name, and the hashes that stand in for unknown users.
 
 One comment means something: `# ehlo-secret: ...` is the secret from which all salts for SCRAM are
-made, of users and of unknown ones. Since it never changes, no salt ever tells who exists.
+made, for users and for unknown names. Since it never changes, no salt ever reveals who exists.
 
 An error about a line gives its number and never quotes it.
 """

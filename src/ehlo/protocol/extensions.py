@@ -439,13 +439,13 @@ def _check(own: Extension, table: Iterable[Extension]) -> None:
     """Raise `ValueError` if a row of the user conflicts with another row."""
     for name in (own.keyword, *own.mail, *own.rcpt):
         if grammar.EHLO_KEYWORD.fullmatch(name) is None:
-            raise ValueError(f"own_extensions: no keyword in upper case: {name!r}")
+            raise ValueError(f"own_extensions: {name!r} is not a keyword in upper case")
     for row in table:
         taken = (
             {row.keyword} & {own.keyword} | row.mail.keys() & own.mail | row.rcpt.keys() & own.rcpt
         )
         if taken:
-            raise ValueError(f"own_extensions: there is one already: {', '.join(sorted(taken))}")
+            raise ValueError(f"own_extensions: {', '.join(sorted(taken))} exists; use another name")
 
 
 EXTENSIONS: Final = tuple(row if row.default == "on" else row.turned_off() for row in TABLE)

@@ -1,6 +1,6 @@
 """Offers: the lines of EHLO after the first one, made of the rows of the extensions.
 
-A row of the user whose functions fail is left out: the session goes on without it.
+If the functions of a user's row fail, the row is left out, and the session continues without it.
 """
 
 from __future__ import annotations

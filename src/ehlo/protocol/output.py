@@ -1,7 +1,7 @@
 """Output: every reply is queued here, counted here, and shown to an observer here.
 
 Each method takes `to`, the command that the reply answers: `""` is the connection, `"."` the end of
-a message, `UNKNOWN` a line that is no command of ours. A reply that closes sets `over`; the
+a message, `UNKNOWN` a line that is not a command. A reply that closes sets `over`; the
 connection sees that and ends, so a caller need not know which reply was the last.
 """
 

@@ -197,7 +197,7 @@ class Reject(Exception):  # noqa: N818  the name says what it does, as the field
       (RFC 5321 4.2.1). 421 and 521 close the connection after the reply.
     - `enhanced`: a `str` such as `"5.1.1"` (RFC 3463), of the class of `code`. It may be left out:
       `Reject(550, "No such user")` is sent with `5.0.0`, and a 4xx with `4.0.0`.
-    - `text`: a `str` of one line, or of several separated by LF. A code alone has usual words.
+    - `text`: a `str` of one line, or of several separated by LF. By default, it is the usual text.
 
     Raises `TypeError` and `ValueError` as `Reply` does, and `ValueError` for a code under 400.
 

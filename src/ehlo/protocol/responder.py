@@ -1,4 +1,4 @@
-"""`Responder`: a whole SMTP server without input and output, fed with bytes and giving bytes.
+"""`Responder`: a whole SMTP server without input and output: it takes bytes and returns bytes.
 
 It is `Connection` with the loop around it: bodies are put together, and one function decides. There
 is no clock, so nothing times out, and no client has to wait after errors.
@@ -34,12 +34,12 @@ def accept_mail(event: Event) -> Decision:
 class Responder:
     r"""An SMTP server for one client: `feed` takes the client's bytes and returns the replies.
 
-    `decide` is called with each event that asks something: `Connect`, `Hello`, `StartTLS`, `Auth`,
-    `Mail`, `Rcpt`, `Data`, `MessageEnd` (with the whole body), `Reset`, `Vrfy`, `XClient` and
-    `Command`. It returns `None` to accept, a `Reply`, or `Disconnect()` to close without a reply;
-    it may raise `Reject` and `Disconnect`, too. In LMTP, it may answer a message by a list with a
-    `Reply` or `None` for each recipient. Without `decide`, all mail is accepted, and no
-    login.
+    `decide` is called with each event that needs a decision: `Connect`, `Hello`, `StartTLS`,
+    `Auth`, `Mail`, `Rcpt`, `Data`, `MessageEnd` (with the whole body), `Reset`, `Vrfy`, `XClient`
+    and `Command`. It returns `None` to accept, a `Reply`, or `Disconnect()` to close without a
+    reply; it may raise `Reject` and `Disconnect`, too. In LMTP, it may answer a message with a list
+    of a `Reply` or `None` for each recipient. Without `decide`, all mail is accepted, and every
+    login is rejected.
 
     `settings` has the rules; with mechanisms for logins, `nonce` must be a function that returns
     unpredictable text. `secret` returns a user's password for SCRAM and CRAM-MD5, or `None`; their
@@ -147,7 +147,7 @@ class Responder:
         return self._advance()
 
     def secured(self) -> None:
-        """Continue under TLS, after a handshake, or one that is only pretended (RFC 3207 4.2).
+        """Continue under TLS, after a handshake that is real or simulated (RFC 3207 4.2).
 
         Raises `ProtocolError` unless STARTTLS was accepted.
         """

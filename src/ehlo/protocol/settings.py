@@ -82,7 +82,7 @@ class Settings(Policy):
         if self.binarymime and not self.keeps_newlines:
             policy = self.bare_newlines.value
             raise ValueError(
-                f"extensions: BINARYMIME needs bare_newlines=keep, not {policy}; set one of both"
+                f"extensions: BINARYMIME needs bare_newlines=keep, not {policy}; change one of them"
             )
         assign(self, "gated", self.tls_required or self.auth_required)
         if len(self.hostname) + len(self.appname) > _LONGEST_NAMES:

@@ -267,8 +267,8 @@ def _answers(outcome: Outcome, attempt: Attempt, handler: OnMessage) -> Mapping[
     by_path = {str(path): _answer(each, attempt, handler) for path, each in result.items()}
     for stranger in by_path.keys() - set(map(str, attempt.paths)):
         if by_path.pop(stranger) is not None:
-            _note(attempt, handler, "a mapping that rejects for somebody else")
-            return {"": "the handler rejected for somebody who is no recipient"}
+            _note(attempt, handler, "a mapping that rejects an address that is not a recipient")
+            return {"": "the handler rejected an address that is not a recipient"}
     return {"": None, **by_path}
 
 

@@ -1,4 +1,4 @@
-"""The consumer of one database: claims what is due, calls the handler, and settles what came of it.
+"""The consumer of one database: claims what is due, calls the handler, and records the outcomes.
 
 One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
 of them; some more messages are leased ahead, so that one commit serves many. A call that takes too

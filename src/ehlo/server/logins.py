@@ -1,4 +1,4 @@
-"""Logins: what takes time in one runs in threads, two at a time, and addresses take turns.
+"""Logins: their slow steps run in threads, two at a time, and addresses take turns.
 
 A check that has begun cannot be stopped: its thread and its memory are given back when it has
 ended, and not when its client has gone.
@@ -179,7 +179,7 @@ class Logins:
     async def on_auth(self, session: Session, credentials: Credentials) -> str | Reply | None:
         """Return the user if the password is right."""
         if not isinstance(credentials, PasswordCredentials):
-            raise TypeError(f"a file of passwords is no use for {type(credentials).__name__}")
+            raise TypeError(f"a password file cannot check {type(credentials).__name__}")
         username = prepared(credentials.username)
         if credentials.authzid and prepared(credentials.authzid) != username:
             return None  # no user may act as another (RFC 4616 2)

@@ -148,7 +148,7 @@ def _answer_of_stored(meaning: Meaning, result: object, note: Note) -> Reply | N
             return None
     rejects = _reads_as_rejection(result)
     is_text = isinstance(result, _TEXT)
-    wrong = f"a {type(result).__name__} that is no queue id" if is_text else _described(result)
+    wrong = f"a {type(result).__name__} that is not a queue id" if is_text else _described(result)
     note(wrong if rejects else f"{wrong} (the message was accepted)")
     return meaning.trouble if rejects else None
 
@@ -209,7 +209,7 @@ def answers_of(
             for_all = answer
     strangers = [given.pop(name) for name in given.keys() - set(map(str, recipients))]
     if strangers:
-        note(f"a mapping with {len(strangers)} keys that are no recipients")
+        note(f"a mapping with {len(strangers)} keys that are not recipients")
         if any(answer is not None and answer.refuses for answer in strangers):
             return meaning.trouble  # somebody is to be rejected, and it is not known who
     given.update(message.refusals)

@@ -75,7 +75,7 @@ class Run:
     """Runs a server once: listens, serves, and ends.
 
     It is made in the loop that will serve, and is the server's `running` until it has ended.
-    Raises `RuntimeError` if the server runs already, `TypeError` and `ValueError` for its options.
+    Raises `RuntimeError` if the server is running, `TypeError` and `ValueError` for its options.
 
     Example::
 
@@ -87,7 +87,7 @@ class Run:
     def __init__(self, server: Owner, salt_key: bytes = b"") -> None:
         """`salt_key` is that of `Files`, which all workers share."""
         if server.running is not None:
-            raise RuntimeError("the server runs already; call shutdown() or close() first")
+            raise RuntimeError("the server is already running; call shutdown() or close() first")
         self.options: Options = with_handler(server.options)
         options = server.options = self.options
         self._callbacks = callbacks_of(options)
@@ -416,7 +416,7 @@ class Run:
             if starting.done():
                 return not starting.cancelled() and _failure_of(starting) is None
             starting.cancel()
-        logger.warning("on_startup did not end when it was cancelled")
+        logger.warning("on_startup did not end when it was canceled")
         return False
 
     async def _call_on_shutdown(self) -> None:

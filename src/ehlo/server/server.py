@@ -53,7 +53,7 @@ class Server:
 
     `listen_and_serve` blocks, `async with server` serves in a running loop, and
     `with server.in_thread()` serves next to synchronous code. A server runs once at a time.
-    Raises `TypeError` for a handler that cannot be called, or options that it rules out.
+    Raises `TypeError` for a handler that cannot be called, or that excludes an option.
 
     Example::
 
@@ -126,16 +126,16 @@ class Server:
 
         `tls_cert` and `tls_key` do the same for certificates without a passphrase. The minimum is
         TLS 1.2; otherwise Python's defaults apply. For implicit TLS, set `tls_listener` too. Each
-        call adds a certificate to those that there are. The first is the default, and the
-        others are for clients that ask for one of their DNS names (SNI). A call with the same
-        `cert_file` replaces that certificate. A running server reloads files that change.
+        call adds a certificate. The first one is the default, and the others are for clients that
+        ask for one of their DNS names (SNI). A call with the same `cert_file` replaces that
+        certificate. A running server reloads files that change.
 
         `client_ca` is a PEM file of authorities for client certificates. They are `"optional"`, or
         `"required"` from every client; EXTERNAL authenticates by them.
 
         Raises `OSError` if a file cannot be read, `ssl.SSLError` if it has the wrong content,
         `ValueError` if a further certificate has no DNS name, and `RuntimeError` while the server
-        runs. Nothing has changed then.
+        runs. If it raises, nothing has changed.
         """
         new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
         given, named = self.options.tls_config, certificates_of(self.options)
@@ -154,10 +154,10 @@ class Server:
     # -- in a running loop -----------------------------------------------------------------------
 
     async def start(self, sock: socket.socket | None = None) -> None:
-        """Listen on `addr`, or on a listening socket of yours, and serve in the running loop.
+        """Listen on `addr`, or on your own listening socket, and serve in the running loop.
 
         Raises `ValueError` for options that would be unsafe, `OSError` (with address and reason)
-        for an address that cannot be bound, `RuntimeError` if the server runs already.
+        for an address that cannot be bound, `RuntimeError` if the server is already running.
         """
         check_values(self.options)
         if self.options.workers > 1:
@@ -207,11 +207,12 @@ class Server:
 
         New handshakes and logins use the new files; open connections are not affected. Files that
         cannot be loaded are logged, and the old ones stay in use. A function in `tls_config` is
-        called again, but a context of yours stays. Log files are those that a `WatchedFileHandler`
-        of the root logger writes to.
+        called again, but a context of your own is kept. Log files are those that a
+        `WatchedFileHandler` of the root logger writes to.
 
-        May be called in any thread. It does not wait: the result of the future is whether all of
-        it worked (await it by `asyncio.wrap_future`). The parent of workers only passes it on.
+        May be called in any thread. It does not wait: the result of the future is whether every
+        reload succeeded (await it with `asyncio.wrap_future`). The parent of workers only passes
+        the request on.
         """
         if self.running is not None:
             return self.running.reload()
@@ -224,10 +225,11 @@ class Server:
     def protocol(self) -> asyncio.Protocol:
         """Return the asyncio protocol for one client: a factory for `loop.create_server`.
 
-        Serve in the loop first. The server's options apply, with PROXY headers, limits and the
-        shutdown, as to the clients of its own addresses. For TLS set `tls_listener`, and no `ssl`
-        of `create_server`. A client that connects while the server does not run in this loop gets
-        `421 4.3.2`. Raises `ValueError` if options that only `listeners` override are unsafe.
+        Start the server in the loop first. Its options apply, with PROXY headers, limits and the
+        shutdown, as to the clients of its own addresses. For TLS, set `tls_listener`, and do not
+        pass `ssl` to `create_server`. A client that connects while the server does not run in this
+        loop gets `421 4.3.2`. Raises `ValueError` if options that only `listeners` override are
+        unsafe.
 
         Example::
 
@@ -302,13 +304,13 @@ class Server:
 
         SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` is for a
         process that only serves: it configures glibc's malloc, and lets the garbage collector skip
-        what is imported by then. Raises `ValueError` and `OSError` as `start` does,
+        everything imported before. Raises `ValueError` and `OSError` as `start` does,
         `RuntimeError` if no worker could start, or in a running event loop.
         """
         self._serve(None, tune_malloc=tune_malloc)
 
     def serve(self, sock: socket.socket) -> None:
-        """Serve on a listening socket of yours; otherwise as `listen_and_serve`."""
+        """Serve on your own listening socket; otherwise like `listen_and_serve`."""
         sock.setblocking(False)
         self._serve(sock)
 

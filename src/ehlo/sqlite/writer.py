@@ -2,9 +2,9 @@
 
 Work is a function of the database. Its result comes after the commit, in the loop that asked for
 it. Work that many ask for is called once for all that is committed together. If several tasks fail
-together, each is tried alone, so that one mail costs no other. Work that is in no hurry waits for
-the next commit. Between commits there is time for chores, such as the index: a few milliseconds at
-once.
+together, each is tried alone, so that one mail does not fail others. Work that is not urgent waits
+for the next commit. Between commits there is time for chores, such as the index: a few milliseconds
+at once.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         mail_id = await store.put(Delivery(message, "a@x.test", ["b@y.test"]))
         page = await store.search('subject:"password reset" is:unread')
 
-There is no web in it, and no SMTP.
+It knows nothing of the web or of SMTP.
 """
 
 from __future__ import annotations

@@ -3,15 +3,15 @@
 | Written | Finds mails |
 |---|---|
 | `word` | with it in a header field, the envelope, the text, the HTML or a name of an attachment |
-| `"some words"` | with these words, one behind the other |
+| `"some words"` | with these words, one after the other |
 | `from:` `to:` `cc:` `bcc:` `reply-to:` | with the value in a name or an address of the field |
 | `addressed:` | with the value in one of these five |
 | `subject:` `message-id:` | with the value in the field |
 | `header:NAME` `header:NAME=VALUE` | with the field, or with VALUE in it |
 | `tag:` | with the tag, which is written whole |
-| `is:read` `is:unread` `is:tagged` | that are so |
-| `has:attachment` `has:inline` | with a part that is declared so |
-| `larger:` `smaller:` | of such a size: `500`, `2KB`, `1.5m`; a KB has 1,024 bytes |
+| `is:read` `is:unread` `is:tagged` | that are read, are unread, or have a tag |
+| `has:attachment` `has:inline` | with a part that is declared as an attachment or as inline |
+| `larger:` `smaller:` | larger or smaller than `500`, `2KB`, `1.5m`; a KB has 1,024 bytes |
 | `after:` `before:` | received then: `2026-11-28`, `11/28/2026`, `2026-11-28 14:30`, RFC 3339 |
 
 All terms must match, in any case. `-` or `!` before a term finds the other mails. Quotes may stand

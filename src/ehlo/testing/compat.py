@@ -50,7 +50,7 @@ def _as_bool(value: object) -> bool:
     if not isinstance(value, str):
         return bool(value)
     if value.lower() not in _TRUE | _FALSE:
-        raise ValueError(f"{value!r} is no truth value; write True or False")
+        raise ValueError(f"{value!r} is neither true nor false; write True or False")
     return value.lower() in _TRUE
 
 
@@ -320,7 +320,7 @@ class AuthController:
     def start(self) -> None:
         """Listen. Raises `OSError` for a port that cannot be bound."""
         if self._running is not None:
-            raise RuntimeError("the server runs already; stop it first")
+            raise RuntimeError("the server is already running; stop it first")
         config = self.config
         with contextlib.ExitStack() as stack:
             commons = stack.enter_context(_Files(lambda: config.ssl_cert_files, self._context))
@@ -334,7 +334,7 @@ class AuthController:
             self._running = stack.pop_all()
 
     def stop(self) -> None:
-        """Disconnect all clients, and let go of the port."""
+        """Disconnect all clients, and close the port."""
         running, self._running = self._running, None
         if running is not None:
             self.config.make_certificate = None
@@ -455,7 +455,7 @@ class MailServer:
     def start(self) -> None:
         """Listen. Raises `OSError` for a port that cannot be bound."""
         if self._running is not None:
-            raise RuntimeError("the server runs already; stop it first")
+            raise RuntimeError("the server is already running; stop it first")
         with contextlib.ExitStack() as stack:
             port = Port(stack.enter_context(Commons()), _Ledger(lambda: DEFAULT, self._receive))
             stack.callback(port.close)

@@ -15,7 +15,7 @@ Text = str | re.Pattern[str]
 
 
 class MatchOptions(TypedDict, total=False):
-    """Describes the keywords that say which mails are meant; those that are given must all fit."""
+    """Describes the keywords that select mails; a mail must match all that are given."""
 
     to: Text | None
     """An envelope recipient in any case, `"@example.com"` for all of a domain, or a pattern."""
@@ -26,7 +26,7 @@ class MatchOptions(TypedDict, total=False):
     text: Text | None
     """Text in the readable text, in any case, or a pattern."""
     match: Callable[[ReceivedMail], object] | None
-    """A function that gets the mail, and returns whether it is meant."""
+    """A function that gets the mail, and returns whether it matches."""
 
 
 class Criteria(NamedTuple):

@@ -59,7 +59,7 @@ class Inbox(Sequence[ReceivedMail]):
 
     With a port it serves in a thread. With `memory` there is no socket: as long as the inbox is
     open, smtplib and aiosmtplib of this process talk to it, whatever host and port they name, and
-    TLS is pretended. It is open in a `with` block, or from `open` to `close`; after that, clients
+    TLS is simulated. It is open in a `with` block, or from `open` to `close`; after that, clients
     reach the servers that they name.
 
     Other keywords are those of `offer`.
@@ -120,7 +120,7 @@ class Inbox(Sequence[ReceivedMail]):
         says so. Raises `RuntimeError` if the inbox is open.
         """
         if self._address is not None:
-            raise RuntimeError("the inbox is open already")
+            raise RuntimeError("the inbox is already open; close it first")
         self._book.closed = False
         try:
             self._address = self._open_memory() if self.memory else self._open_port()
@@ -137,7 +137,7 @@ class Inbox(Sequence[ReceivedMail]):
             self.memory = False
             address = self._open_port()
             warnings.warn(
-                f"{error}, so that there is no inbox in memory: it listens on {address}; "
+                f"{error}: the inbox cannot be in memory, and listens on {address} instead; "
                 "send mail there",
                 RuntimeWarning,
                 stacklevel=3,
@@ -156,7 +156,7 @@ class Inbox(Sequence[ReceivedMail]):
         return address
 
     def close(self) -> None:
-        """Disconnect all clients, and let go of the port. What was received can still be read."""
+        """Disconnect all clients, and close the port. What was received can still be read."""
         self._address = None
         self._book.closed = True
         self._stack.close()
@@ -246,7 +246,7 @@ class Inbox(Sequence[ReceivedMail]):
         return report_of(self.messages, self.sessions)
 
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write each mail to a file `<id>.eml` in `directory`, which is made if need be.
+        """Write each mail to a file `<id>.eml` in `directory`, which is created if it is missing.
 
         Returns the paths. Raises `OSError`.
         """
@@ -269,9 +269,9 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> ReceivedMail:
         """Wait for a mail, and return it. A mail that has arrived before counts.
 
-        `to` and `mail_from` are the envelope's addresses, `subject` and `text` texts in any case,
-        or patterns, and `match` is a function that gets the mail. With `count`, this many must fit,
-        and the last of them is returned. `timeout` is in seconds.
+        `to` and `mail_from` are the envelope's addresses. `subject` and `text` are parts of the
+        text in any case, or patterns. `match` is a function that gets the mail. With `count`, this
+        many mails must match, and the last of them is returned. `timeout` is in seconds.
 
         Raises `AssertionError`, which shows what did arrive and what was rejected.
 
@@ -292,7 +292,7 @@ class Inbox(Sequence[ReceivedMail]):
     def wait_for_all(
         self, *, count: int = 1, timeout: float | None = None, **match: Unpack[MatchOptions]
     ) -> list[ReceivedMail]:
-        """Wait until `count` mails fit, and return all that do. Otherwise as `wait_for`.
+        """Wait until `count` mails match, and return all that do. Otherwise like `wait_for`.
 
         Example:
 
@@ -337,7 +337,7 @@ class Inbox(Sequence[ReceivedMail]):
         return found
 
     def none_within(self, seconds: float, **match: Unpack[MatchOptions]) -> None:
-        """Check that no mail fits, now and for `seconds`. Raises `AssertionError` once one does.
+        """Check that no mail matches, now and for `seconds`. Raises `AssertionError` if one does.
 
         Example:
 
@@ -499,7 +499,7 @@ class Inbox(Sequence[ReceivedMail]):
         and `"env"` is environment variables for another process. Raises `ValueError`, also for
         `"env"` in memory, which another process cannot reach.
 
-        Django trusts the authorities of the system alone: for TLS by a port, set the environment
+        Django trusts the authorities of the system only: for TLS over a port, set the environment
         variable `SSL_CERT_FILE` to its value in `"env"`.
 
         Example:

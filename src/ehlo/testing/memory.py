@@ -1,7 +1,7 @@
 """The engine of an inbox in memory: ends of a connection that no network carries.
 
 `MemorySocket` is what smtplib needs of a socket, and `MemoryTransport` what asyncio needs of a
-transport. TLS is only pretended: nothing is encrypted, and no certificate is checked.
+transport. TLS is only simulated: nothing is encrypted, and no certificate is checked.
 """
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ class Offer:
         users = self.auth
         if isinstance(users, Mapping):
             if not all(isinstance(each, str) for pair in users.items() for each in pair):
-                raise TypeError("auth has something else than text; write {'user': 'password'}")
+                raise TypeError("auth has a value that is not text; write {'user': 'password'}")
         elif users is not None and users != "any":
             raise TypeError(f"auth is {users!r}; write {{'user': 'password'}} or 'any'")
         if self.starttls and self.implicit_tls:
-            raise ValueError("implicit_tls leaves nothing to STARTTLS; set one of them")
+            raise ValueError("starttls cannot be combined with implicit_tls; leave one out")
         if self.require_auth and self.auth is None:
             raise ValueError("require_auth needs auth; write auth={'user': 'password'}")
         if self.size is not None and not is_count(self.size, 1):

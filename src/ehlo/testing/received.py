@@ -66,7 +66,7 @@ class ReceivedMail:
         self.user: str | None = user
         """The user name of the login; `None` without one."""
         self.tls: TLSInfo | None = tls
-        """The TLS of the connection; `None` in plaintext. In memory TLS is only pretended."""
+        """The TLS of the connection; `None` in plaintext. In memory, TLS is only simulated."""
 
     @cached_property
     def content(self) -> Content:
@@ -114,7 +114,7 @@ class ReceivedMail:
         return list(dict.fromkeys(each.text for each in self.content.codes))
 
     def link(self, match: str | re.Pattern[str] | None = None) -> str:
-        r"""Return the only link that `match` is in: text, a pattern to search for, or any.
+        r"""Return the only link that contains `match`: text or a pattern; `None` is in any link.
 
         Raises `AssertionError`, which shows all links, if there is none or more than one.
 

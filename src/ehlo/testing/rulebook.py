@@ -1,6 +1,6 @@
 """`Rulebook`: what all sessions of an inbox share: the offer, the faults, and what has arrived.
 
-It is synchronous, and sessions in any thread use it. Who waits for mail waits here, on a condition.
+It is synchronous, and sessions in any thread use it. Tests wait for mail here, on a condition.
 """
 
 from __future__ import annotations

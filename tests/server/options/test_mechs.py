@@ -1133,7 +1133,7 @@ def test_client_certificates_are_checked_for_each_listener(certificates: Certifi
             "CRAM-MD5 needs on_secret, or an auth_handler",
         ),
         ({"auth_mechs": {"SCRAM-SHA-1": True}}, "SCRAM-SHA-1 needs on_secret"),
-        ({"auth_mechs": {"PLAIN": False, "plain": True}}, "a name is there twice"),
+        ({"auth_mechs": {"PLAIN": False, "plain": True}}, "a name occurs twice"),
         ({"auth_mechs": {"XOAUTH2": True}}, "XOAUTH2 needs an auth_handler of five parameters, or"),
         (
             {"auth_mechs": {"ANONYMOUS": True}},

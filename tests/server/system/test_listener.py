@@ -167,5 +167,5 @@ def test_only_a_socket_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     listener.remove([str(tmp_path / name) for name in names])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "link"]
     assert caplog.messages == [
-        f"cannot remove {tmp_path / name}: it is no socket any more" for name in names[:2]
+        f"cannot remove {tmp_path / name}: it is no longer a socket" for name in names[:2]
     ]

@@ -81,7 +81,7 @@ def test_an_unknown_name_is_an_error(alone: pytest.MonkeyPatch) -> None:
 def test_a_socket_that_does_not_listen_is_an_error() -> None:
     with socket.socket() as sock:
         number = os.dup(sock.fileno())
-        with pytest.raises(OSError, match=f"fd:{number}: .* is no listening stream socket"):
+        with pytest.raises(OSError, match=f"fd:{number}: .* is not a listening stream socket"):
             bind(f"fd:{number}")
         with pytest.raises(OSError, match="Bad file descriptor"):  # nothing is left open
             os.fstat(number)
@@ -258,7 +258,7 @@ def test_a_worker_without_a_sign_of_life_is_replaced(
     program.listening()
     os.kill(pid, signal.SIGSTOP)
     # On a busy machine, the other one may be late, too
-    while str(pid) not in program.err.until("sent no sign of life and was killed"):
+    while str(pid) not in program.err.until("did not report in time and was killed"):
         pass
     program.err.until(" is ready")
     assert program.stop() == 0

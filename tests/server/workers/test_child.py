@@ -261,7 +261,7 @@ async def test_a_worker_that_writes_an_unknown_line_is_killed(
         worker.count(1)
         worker.sock.sendall(line)
         assert await running == -signal.SIGKILL
-    assert f"process {worker.child.pid} wrote a line that is no report" in caplog.text
+    assert f"process {worker.child.pid} wrote a line that is not a report" in caplog.text
 
 
 @in_loop
@@ -272,4 +272,4 @@ async def test_a_line_without_an_end_is_not_kept(
     async with started() as (worker, running):
         worker.sock.sendall(b"x" * 4096)
         assert await running == -signal.SIGKILL
-    assert "wrote a line that is no report" in caplog.text
+    assert "wrote a line that is not a report" in caplog.text

@@ -1,7 +1,7 @@
 """Waits on the server for messages: `GET search/wait`, instead of asking again and again.
 
-It listens first and searches then, so that no message comes unseen. Searches of those who wait come
-one after the other: however many wait, they delay no other reader of the store much.
+It listens first and searches then, so that no message is missed. The searches of waiting requests
+run one after another, so that many of them hardly delay other readers of the store.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Mechanism:
     The generator is sent the client's response, the secret, or whether the login is accepted.
 
     A mechanism that waits, as for a database, is an `async` generator. Each of its steps has the
-    deadline of a hook, and is cancelled if the client leaves. A plain generator must not block.
+    deadline of a hook, and is canceled if the client leaves. A plain generator must not block.
 
     Example:
 

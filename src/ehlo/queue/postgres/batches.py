@@ -1,7 +1,7 @@
 """Batches: messages that wait together are stored by one statement, over two connections.
 
 While one commit waits for the disk, the next batch is sent; so a flush serves many messages. If a
-batch fails for its content, each message is tried alone, so that one costs no other.
+batch fails because of its content, each message is tried alone, so that one does not fail others.
 """
 
 from __future__ import annotations

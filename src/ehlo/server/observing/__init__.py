@@ -1,4 +1,4 @@
 """Observes a running server: its log, its counts, and the sockets that show them.
 
-Nothing here changes what a client is answered.
+Nothing here changes a reply.
 """

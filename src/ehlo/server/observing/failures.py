@@ -1,4 +1,4 @@
-"""Failures as lines of a log: what an exception says may be a client's text, and forges no line.
+"""Failures as lines of a log: an exception may quote a client, and its text cannot forge a line.
 
 A traceback keeps its lines, and the text of an exception stays in its own. Its control characters
 are escaped, and its length is bounded. Of a failure in the user's code, only the user's frames are

@@ -49,7 +49,7 @@ GAUGES: Final = (
 # Of a queue, if the server has one: name, help, labels
 OF_QUEUE: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
     ("queue_deliveries", "Deliveries that are in the queue.", ("state",)),
-    ("queue_oldest_due_seconds", "Seconds for which the oldest waiting delivery is due.", ()),
+    ("queue_oldest_due_seconds", "Seconds for which the oldest waiting delivery has been due.", ()),
 )
 # Name, help, labels
 HISTOGRAMS: Final[Sequence[tuple[str, str, Sequence[str]]]] = (

@@ -114,11 +114,11 @@ class CommonOptions(TypedDict, total=False):
     0 = unlimited. Rejections between accepted messages are limited to this number plus
     `max_recipients` (or `max_refused_recipients`, if that is more) plus 100."""
     max_errors: int
-    """Errors between two accepted messages at which the session ends (0 = unlimited): unknown
-    commands, bad syntax, commands out of order, failed logins."""
+    """Number of errors between two accepted messages at which the session ends (0 = unlimited):
+    unknown commands, bad syntax, commands out of order, failed logins."""
     slow_errors: int
-    """Errors between two accepted messages from which on each reply is delayed by a second
-    (0 = never)."""
+    """Number of errors between two accepted messages at which the server begins to delay each
+    reply by a second (0 = never)."""
     timeout: float | None
     """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
     EHLO), 5 (PROXY header)."""
@@ -183,7 +183,7 @@ class FunctionOptions(CommonOptions, total=False):
     tokens as well."""
     max_connections: int
     """Maximum concurrent connections. When more than 90 % are in use, the sessions that have been
-    idle longest are closed, after 10 seconds or more."""
+    idle longest, for at least 10 seconds, are closed."""
     max_connections_per_address: int
     """Maximum concurrent connections per address. IPv6: per /64, and twice, 4 and 8 times as many
     per /56, /48 and /32, but at most 1/4, 1/2 and 3/4 of `max_connections`."""
@@ -194,25 +194,24 @@ class FunctionOptions(CommonOptions, total=False):
     max_recipients_per_hour: int
     """Maximum recipients per address and hour (0 = unlimited)."""
     max_auth_failures: int
-    """Maximum failed logins per address in ten minutes, those being checked included
+    """Maximum failed logins per address in ten minutes, including those still being checked
     (0 = unlimited)."""
     exempt_networks: Sequence[str]
     """Networks exempt from per-address limits (`none` for an empty list). Repeatable."""
     max_memory: Size
     """Maximum bytes held in all sessions together: bodies, TLS, logins, unread input and replies
-    (0 = a quarter of the memory of the machine or control group). An eighth is for messages of at
-    most 64 KiB alone, and one check of a password does not wait for memory."""
+    (0 = a quarter of the memory of the machine or control group). An eighth is reserved for
+    messages of at most 64 KiB, and one password check does not wait for memory."""
     max_disk: Size
-    """Maximum bytes of messages on disk in all sessions together (0 = a quarter of what is free at
-    the start). An address may use as much as it leaves free."""
+    """Maximum bytes of messages on disk in all sessions together (0 = a quarter of the space that
+    is free at the start). An address may use as much as it leaves free."""
     spool_threshold: Size | None
-    """Messages larger than this many bytes are buffered on disk. By default 1 MiB, and 16 MiB
-    while half of `max_memory` is free and the handler does not set `streams`."""
+    """Messages larger than this many bytes are buffered on disk. By default 16 MiB while half of
+    `max_memory` is free and the handler does not set `streams`, otherwise 1 MiB."""
     spool_dir: str
     """Directory for messages that are buffered on disk. By default, a temporary directory."""
     max_handlers: int
-    """Maximum hooks running concurrently; more of them wait. One address runs at most half of
-    them."""
+    """Maximum concurrent hooks; further calls wait. One address runs at most half of them."""
     threads: int
     """Number of threads for `def` hooks. One address uses at most half of them."""
     grace: float
@@ -238,7 +237,7 @@ class ServerOptions(FunctionOptions, NameOptions, total=False):
 
     addr: ListenAddresses
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
+    port 0 binds a free port, and a host name binds all of its addresses. `fd:3`, `systemd:` and
     `systemd:name` are inherited sockets. Repeatable. In Python also `2525`, `("127.0.0.1", 2525)`,
     a list of addresses, or `()` to listen nowhere."""
 
@@ -391,7 +390,7 @@ class Listener:
 
 
 def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raise an error for an option that `owner` has not: `ValueError` if the server has it."""
+    """Raise an error for an option that `owner` does not have: `ValueError` if the server does."""
     for name in sorted(set(given).difference(known)):
         if name in Options.__dataclass_fields__:
             raise ValueError(f"{name} applies to the whole server; pass it to Server")

@@ -62,7 +62,7 @@ def offered_mechanisms(
     """Return the mechanisms to offer. Raises `ValueError` and `TypeError`."""
     wanted = {name.upper(): value for name, value in (auth_mechs or {}).items()}
     if len(wanted) < len(auth_mechs or {}):
-        raise ValueError("auth_mechs: a name is there twice, in different case; leave one")
+        raise ValueError("auth_mechs: a name occurs twice, in different case; remove one")
     own = {name: value for name, value in wanted.items() if isinstance(value, Mechanism)}
     switched = {name: value for name, value in wanted.items() if isinstance(value, bool)}
     for name in wanted.keys() - own.keys() - switched.keys():  # "off" is true

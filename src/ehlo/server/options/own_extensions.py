@@ -1,6 +1,6 @@
-"""Extensions of the user: their functions fail as ours do, and their commands are checked.
+"""Extensions of the user: checks their commands, and catches failures of their functions.
 
-A function that raises anything but what it may raise has a bug, which is not the client's fault.
+If a function raises an unexpected exception, it has a bug, which is not the client's fault.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Handlers: from a name `module:attr` to its object, from that to a handler, and to its hooks.
 
-What a module raises while it is imported is its own bug, and comes through.
+An exception that a module raises while it is imported is its own bug, and is not caught.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def remove(made: Sequence[str]) -> None:
 def _remove_socket(entry: Entry) -> None:
     status = os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=False)
     if not stat.S_ISSOCK(status.st_mode):
-        raise OSError(errno.ENOTSOCK, "it is no socket any more")
+        raise OSError(errno.ENOTSOCK, "it is no longer a socket")
     os.unlink(entry.name, dir_fd=entry.directory)
 
 
@@ -159,7 +159,8 @@ def _adopted(number: int) -> socket.socket:
     with kept(socket.socket(fileno=number)) as sock:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if not listens or sock.type != socket.SOCK_STREAM:
-            raise OSError(errno.EINVAL, f"file descriptor {number} is no listening stream socket")
+            reason = f"file descriptor {number} is not a listening stream socket"
+            raise OSError(errno.EINVAL, reason)
         sock.setblocking(False)
         sock.set_inheritable(False)  # by the programs that a handler starts
         return sock

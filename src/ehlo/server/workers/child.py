@@ -110,7 +110,7 @@ class Child:
                 self._heard_at = monotonic()
                 self._take(line, on_news)
         except Exception:  # whatever one worker writes, the others go on
-            logger.exception("process %d wrote a line that is no report; it is killed", self.pid)
+            logger.exception("process %d wrote a line that is not a report; killing it", self.pid)
             self.kill()
         finally:
             link.abort()

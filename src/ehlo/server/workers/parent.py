@@ -286,7 +286,7 @@ class Parent:
             await asyncio.sleep(interval / 2)
             for place in self._places:
                 if place.child is not None and place.child.is_silent(interval):
-                    logger.error("%s sent no sign of life and was killed", place)
+                    logger.error("%s did not report in time and was killed", place)
                     place.child.kill()
 
     # -- signals ---------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Plays a dialogue against the core alone, without a server, a socket or a clock.
 
-Where the core asks a question, what the dialogue awaits is the answer: a hook has given it, and
-there is no hook here. Whatever the core says by itself is compared, except for what EHLO offers,
-which the rules of the server decide. Those come from the settings of the dialogue and its EHLO.
+Where the core asks a question, the reply that the dialogue expects is the answer: a hook gave it,
+and there are no hooks here. All other replies of the core are compared, except for what EHLO
+offers, because the rules of the server decide that. They come from the settings of the dialogue and
+its EHLO.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class CoreLine:
         raise TimeoutError
 
     async def secure(self, _context: ssl.SSLContext) -> None:
-        """Do a TLS handshake that is only pretended. Raises `EOFError` if there can be none now."""
+        """Do a TLS handshake that is only simulated. Raises `EOFError` if there can be none now."""
         if self._responder.awaits_tls:
             self._responder.secured()
             self._reject_all(self._next())
