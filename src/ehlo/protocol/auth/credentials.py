@@ -19,8 +19,8 @@ class Credentials:
     """Is the base class of the credentials that `on_auth` gets.
 
     A mechanism of your own may define a subclass for the facts that it learns: a plain class with
-    an `__init__` of its own, or a dataclass. Keep a secret out of its `repr`, which may be logged.
-    A `username` that it has is the one for which tries by several mechanisms count as one.
+    its own `__init__`, or a dataclass. Keep a secret out of its `repr`, which may be logged. If it
+    has a `username`, tries by several mechanisms for this name count as one login.
 
     Example:
 

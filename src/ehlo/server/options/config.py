@@ -173,7 +173,7 @@ class FunctionOptions(CommonOptions, total=False):
     """Describes the options of `listen_and_serve`, in addition to its other arguments."""
 
     listeners: Sequence[Listener]
-    """Several `ehlo.Listener`, each with an address and options of its own, instead of `addr`."""
+    """Several `ehlo.Listener`, each with its own address and options, instead of `addr`."""
     rcpt_handler: RcptFunction | None
     """Function that accepts or rejects a recipient:
     `(remote_addr, mail_from, rcpt_to) -> bool`."""
@@ -339,7 +339,7 @@ class Options:
 
 
 class Listener:
-    """Describes one address of a server (or several) with options of its own.
+    """Describes one address of a server (or several) with its own options.
 
     `overrides` are options of `Server` that replace the server's on these addresses. Raises
     `TypeError` for an unknown option, `ValueError` for one that applies to the whole server.
