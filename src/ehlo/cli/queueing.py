@@ -105,7 +105,7 @@ def _with_flags(text: str, values: Mapping[str, Any]) -> str:
         wrong = f"{name}: {value!r}: "
         if text.startswith(wrong):
             return f"--queue-{name.replace('_', '-')} {value}: {text.removeprefix(wrong)}"
-    return text
+    return f"--{text}" if text.startswith("queue ") else text
 
 
 def _queue_of(handler: object) -> Queue | None:
