@@ -40,7 +40,7 @@ _ROWS: Final = (
         "max-age",
         "DURATION",
         str,
-        "Age of a message after which a failed attempt is its last.  [unlimited]",
+        "Age of a message after which a failed attempt is its last (0 = one attempt).  [unlimited]",
     ),
     ("keep-dead", "DURATION", str, "How long to keep failed and dead deliveries.  [30d]"),
     ("deliveries", "NUMBER", Number(0), "Concurrent deliveries (0 = only by ehlo work).  [8]"),
