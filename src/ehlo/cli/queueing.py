@@ -13,7 +13,7 @@ import click
 from ehlo.cli.deliveries import print_deliveries, write_visibly
 from ehlo.cli.flags import Given, GroupedOption
 from ehlo.cli.running import checked
-from ehlo.cli.values import Number, either
+from ehlo.cli.values import Number, QueueText, either
 from ehlo.cli.wrong import ReportedCommand, no_such_command, report
 from ehlo.handler import Composed
 from ehlo.server.options.target import callbacks_of, with_handler
@@ -54,7 +54,7 @@ def queue_options(*, accepts: bool = True) -> list[click.Parameter]:
     first = GroupedOption(
         ["--queue"],
         group=_GROUP,
-        metavar="QUEUE",
+        type=QueueText(),
         help=f"{what}: an SQLite file such as mail.db, or postgresql://user@host/database. "
         "EHLO_QUEUE can have one with a password; it is removed from the environment.",
     )
