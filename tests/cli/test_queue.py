@@ -163,6 +163,11 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
             "work app.py:handler --queue mail.db --queue-retry-after 0",
             "ehlo: --queue-retry-after 0: write more than 0 seconds",
         ),
+        (
+            "serve mail.db --queue app.py",
+            "ehlo: --queue app.py: not an SQLite file; name another, such as mail.db",
+        ),
+        ("work app.py --queue app.py", "ehlo: --queue app.py: not an SQLite file; name"),
         ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
         (
             "serve app.py:two --queue postgresql://u:secret@h/d",

@@ -377,3 +377,63 @@ def test_a_wrong_variable_is_named_as_it_is_written(
             patch.setenv(name, value)
             assert main([]) == 2
         assert capsys.readouterr().err == f"ehlo: {name} {value}: {said}\nTry 'ehlo --help'.\n"
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("variables", "words", "said"),
+    [
+        (
+            "EHLO_RELAY=smtp://relay.test:25",
+            "serve app:function",
+            "EHLO_RELAY needs --web; write --web 127.0.0.1:8025",
+        ),
+        (
+            "EHLO_WEB=127.0.0.1:0 EHLO_WORKERS=2",
+            "serve app:function",
+            "EHLO_WEB cannot be combined with EHLO_WORKERS: the inbox is one process; leave one out",
+        ),
+        (
+            "EHLO_PORT=26",
+            "serve app:function --addr 127.0.0.1:0",
+            "--addr cannot be combined with EHLO_PORT; leave one out",
+        ),
+        (
+            "EHLO_QUEUE=mysql://u:secret@h/d",
+            "serve app:function",
+            "EHLO_QUEUE 'mysql://u@h/d': not supported; write mail.db, or postgresql://...",
+        ),
+        (
+            "EHLO_QUEUE_LEASE=3",
+            "serve app:function",
+            "EHLO_QUEUE_LEASE needs --queue; write --queue mail.db",
+        ),
+        (
+            "EHLO_PRINT=0",
+            "--no-web",
+            "EHLO_PRINT=0 needs --web or --store; leave it out",
+        ),
+        (
+            "EHLO_MAX_CONNECTIONS=1",
+            "serve app:function --workers 2",
+            "EHLO_MAX_CONNECTIONS is 1; it must be at least the number of workers, 2",
+        ),
+        ("EHLO_SMTP=there", "sendmail a@x.test", "EHLO_SMTP there: port missing, e.g. there:1025"),
+        (
+            "EHLO_SENDMAIL_SMTP=there",
+            "sendmail a@x.test",
+            "EHLO_SENDMAIL_SMTP there: port missing, e.g. there:1025",
+        ),
+    ],
+)
+def test_an_error_names_the_variable_instead_of_the_flag_that_was_not_given(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: str,
+    words: str,
+    said: str,
+) -> None:
+    for each in variables.split():
+        monkeypatch.setenv(*each.split("=", 1))
+    assert main(words.split()) in (2, 64)
+    assert capsys.readouterr().err.splitlines()[0] == f"ehlo: {said}"

@@ -283,6 +283,14 @@ def test_a_message_that_is_too_old_is_dead(bench: Bench) -> None:
         assert error.endswith("(older than 60 seconds)")
 
 
+def test_a_max_age_of_0_is_one_attempt(bench: Bench) -> None:
+    player = Player(Retry(after=50))
+    with serving(bench.queue(player, max_age=0)) as server:
+        deliver(server, "b@x.test")
+        player.next()
+        bench.expect(server, "state, attempts", ("dead", 1))
+
+
 def test_a_task_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
     bench: Bench,
 ) -> None:

@@ -69,7 +69,7 @@ class InboxOptions:
     keep: Annotated[int, Number(0)] | None = option(None, group=_GROUP)
     """Maximum messages that each inbox keeps (0 = unlimited).  [500]"""
     keep_age: Annotated[float, Age()] | None = option(None, group=_GROUP)
-    """Maximum age of kept messages: seconds, or 30d, 12h, 10m.  [unlimited]"""
+    """Maximum age of kept messages: seconds, or 30d, 12h, 10m (0 = unlimited).  [unlimited]"""
     inbox_by: str | None = option(None, group=_GROUP)
     """How to sort mail into inboxes: by login, domain of the first recipient or port, or by a
     function that takes the delivery and returns a name.  [one inbox]"""

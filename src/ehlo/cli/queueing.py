@@ -13,7 +13,7 @@ import click
 from ehlo.cli.deliveries import print_deliveries, write_visibly
 from ehlo.cli.flags import Given, GroupedOption
 from ehlo.cli.running import checked
-from ehlo.cli.values import Number, either
+from ehlo.cli.values import Number, QueueText, either
 from ehlo.cli.wrong import ReportedCommand, no_such_command, report
 from ehlo.handler import Composed
 from ehlo.server.options.target import callbacks_of, with_handler
@@ -40,7 +40,7 @@ _ROWS: Final = (
         "max-age",
         "DURATION",
         str,
-        "Age of a message after which a failed attempt is its last.  [unlimited]",
+        "Age of a message after which a failed attempt is its last (0 = one attempt).  [unlimited]",
     ),
     ("keep-dead", "DURATION", str, "How long to keep failed and dead deliveries.  [30d]"),
     ("deliveries", "NUMBER", Number(0), "Concurrent deliveries (0 = only by ehlo work).  [8]"),
@@ -54,7 +54,7 @@ def queue_options(*, accepts: bool = True) -> list[click.Parameter]:
     first = GroupedOption(
         ["--queue"],
         group=_GROUP,
-        metavar="QUEUE",
+        type=QueueText(),
         help=f"{what}: an SQLite file such as mail.db, or postgresql://user@host/database. "
         "EHLO_QUEUE can have one with a password; it is removed from the environment.",
     )
@@ -105,7 +105,7 @@ def _with_flags(text: str, values: Mapping[str, Any]) -> str:
         wrong = f"{name}: {value!r}: "
         if text.startswith(wrong):
             return f"--queue-{name.replace('_', '-')} {value}: {text.removeprefix(wrong)}"
-    return text
+    return f"--{text}" if text.startswith("queue ") else text
 
 
 def _queue_of(handler: object) -> Queue | None:

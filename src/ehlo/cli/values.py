@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ehlo import paths
 from ehlo.cli.readable import reason_of
 from ehlo.net import parse_address
 from ehlo.server.options.config import bytes_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 else:
     _Type = click.ParamType
 
+_SQLITE: Final = b"SQLite format 3\0"  # the first bytes of its files
 _LONGEST: Final = 200  # characters of a value that are shown
 
 
@@ -225,6 +227,28 @@ class ReadableFile(Value):
             raise ValueError("a directory; give a file")
         if not os.access(text, os.R_OK):
             raise ValueError("permission denied; make it readable for this user")
+        return text
+
+
+class QueueText(Value):
+    """Checks that the place of a queue is no file of another kind, such as the module to serve.
+
+    It opens the file, so it is for a process that has not opened it with SQLite: to close it would
+    release the locks there. Values are read before a module of the user's is imported.
+    """
+
+    name = "QUEUE"
+
+    def read(self, text: str) -> str:
+        """Return the text."""
+        try:
+            file = paths.open_to_read(text)
+        except (OSError, ValueError):  # there is no such file, or its queue says what is wrong
+            return text
+        with open(file, "rb") as opened:  # noqa: PTH123  a descriptor
+            head = opened.read(len(_SQLITE))
+        if head not in (b"", _SQLITE):
+            raise ValueError("not an SQLite file; name another, such as mail.db")
         return text
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 import socket
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from ehlo.net import INHERITED
 from ehlo.server.observing.failures import is_users
 
 _EXTRA: Final = re.compile(r"Got unexpected extra arguments? \((.*)\)\.?", re.DOTALL)
+_FLAG: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _EXAMPLES: Final = MappingProxyType(
     {
         "ehlo replay FILE": "sessions/20261129T104500-3f9c1a2b000001.smtp",
@@ -76,8 +78,13 @@ def text_of(error: click.ClickException) -> str:
             command = error.ctx.command_path
             example = _EXAMPLES.get(f"{command} {name}") or _EXAMPLES.get(name, name)
             return f"{name} missing, e.g. {command} {example}"
-    found = _EXTRA.fullmatch(error.format_message())
-    return f"{found[1]}: unexpected argument; remove it" if found else error.format_message()
+    text = error.format_message()
+    if found := _EXTRA.fullmatch(text):
+        return f"{found[1]}: unexpected argument; remove it"
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        names = _variables_of(error.ctx)
+        return _FLAG.sub(lambda match: names.get(match[0], match[0]), text)
+    return text
 
 
 def _options_of(command: click.Command) -> list[str]:
@@ -98,12 +105,30 @@ def _wrong_form(error: click.BadOptionUsage) -> str:
 def _written(param: click.Parameter, ctx: click.Context | None) -> str:
     """Return the name of an option as the user has written it: a flag or a variable."""
     if ctx is not None and param.name is not None:
-        source = ctx.get_parameter_source(param.name)
-        if source is ParameterSource.ENVIRONMENT and ctx.auto_envvar_prefix is not None:
-            return f"{ctx.auto_envvar_prefix}_{param.name.upper()}"
+        if ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+            return _variable_of(param, ctx)
         if isinstance(param, click.Argument):
             return param.make_metavar(ctx)
     return param.opts[0]
+
+
+def _variables_of(ctx: click.Context) -> dict[str, str]:
+    """Return the flags whose values came from the environment, with their variables."""
+    found: dict[str, str] = {}
+    for param in ctx.command.params:
+        if ctx.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT:
+            variable = _variable_of(param, ctx)
+            found |= dict.fromkeys(param.opts, variable)
+            found |= dict.fromkeys(param.secondary_opts, f"{variable}=0")
+    return found
+
+
+def _variable_of(param: click.Parameter, ctx: click.Context) -> str:
+    """Return the variable that the value of an option came from."""
+    own = param.envvar
+    if isinstance(own, str) and os.environ.get(own):
+        return own
+    return f"{ctx.auto_envvar_prefix}_{(param.name or '').upper()}"
 
 
 def no_such_command(name: str, known: Iterable[str]) -> click.UsageError:

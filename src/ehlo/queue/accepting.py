@@ -56,7 +56,7 @@ class Queue(Composed):
     - `lease`: seconds after which the messages of a process that died or hangs are tried again.
     - `retry_after`, `retry_max`: seconds before the second attempt, and the longest wait; each wait
       is twice the one before, plus or minus a fifth.
-    - `max_attempts`, `max_age`: when a delivery is dead.
+    - `max_attempts`, `max_age`: when a delivery is dead. A `max_age` of 0 is one attempt.
     - `keep_dead`: how long a failed or dead delivery is kept, with its mail and its last error.
     - `deliveries`: maximum attempts at a time in this process; 0 leaves them to `ehlo work`.
     - `timeout`: maximum seconds of an attempt.

@@ -69,7 +69,7 @@ class Persistence(NamedTuple):
     """The longest wait in seconds."""
     max_attempts: int
     max_age: float
-    """Seconds after which a delivery is not tried again."""
+    """Seconds after which a delivery is not tried again; 0 is one attempt."""
 
     def wait_after(self, attempts: int, number: int) -> float:
         """Return the seconds that delivery `number` waits after so many attempts.
@@ -85,7 +85,8 @@ class Persistence(NamedTuple):
         """Return why there is no further attempt; empty if there is one."""
         if attempts >= self.max_attempts:
             return f"{attempts} attempt{'s' * (attempts > 1)} failed"
-        return f"older than {self.max_age:g} seconds" if age > self.max_age else ""
+        is_old = max(age, 0.0) >= self.max_age  # a clock may stand still, or be set back
+        return f"older than {self.max_age:g} seconds" if is_old else ""
 
 
 class Terms(NamedTuple):
