@@ -89,6 +89,17 @@ async def test_events_are_those_of_mailpit() -> None:
 
 
 @in_loop
+async def test_an_event_has_the_beginning_of_a_long_list() -> None:
+    people = ", ".join(f"p{each}@x.test" for each in range(900))
+    async with desk() as site, websocket(site) as line:
+        await line.event("stats")
+        await site.store.put(Delivery(f"To: {people}\r\n\r\n".encode()))
+        new = (await line.event("new"))["Data"]
+        assert [each["Address"] for each in new["To"]] == people.split(", ")[:100]
+        assert new["Omitted"] == {"To": 800}
+
+
+@in_loop
 async def test_each_inbox_has_events_of_its_own() -> None:
     async with desk() as site:
         async with (

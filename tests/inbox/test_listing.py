@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import httpx
 import pytest
 
-from ehlo.store import Delivery
+from ehlo.store import Delivery, StoredMail
 from support.inboxes import inbox
+from support.sites import Line, desk
 from support.storing import fill, in_loop, mail
 
 MESSAGES = "/api/v1/messages"
@@ -60,6 +62,110 @@ async def test_a_page_has_at_most_a_thousand_messages_unless_all_are_asked_for()
         assert len(listed(await api.get("/api/v1/search?query=number&limit=5000"))) == 1_000
         assert listed(await api.get(f"{MESSAGES}?start={10**30}&limit=1")) == ["number 1001"]
         assert listed(await api.get(f"{MESSAGES}?start={10**17}")) == []
+
+
+def long_mail(number: int) -> bytes:
+    people = ", ".join(f"{'n' * 100} <p{each}@x.test>" for each in range(60))
+    return f"To: {people}\r\nCc: {people}\r\nSubject: number {number}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("target", ["messages?limit=0", "search?query=number&limit=1000"])
+@in_loop
+async def test_a_large_list_is_read_and_sent_in_pieces(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    async with desk(keep=0) as site:
+        for number in range(120):
+            await site.store.put(Delivery(long_mail(number)))
+        numbered = site.store.numbered
+
+        async def note(numbers: Sequence[int]) -> Sequence[StoredMail]:
+            read.append(len(numbers))
+            return await numbered(numbers)
+
+        monkeypatch.setattr(site.store, "numbered", note)
+        async with Line(site, f"/api/v1/{target}") as line:
+            headers = dict((await line.message())["headers"])
+            pieces = await line.body()
+    assert b"content-length" not in headers
+    assert headers[b"content-type"] == b"application/json"
+    assert read == [50, 20]  # and 50 at first
+    assert max(map(len, pieces)) < 1_048_576 < sum(map(len, pieces))
+    answer = json.loads(b"".join(pieces))
+    assert (answer["count"], answer["messages_count"], answer["total"]) == (120, 120, 120)
+    assert [each["Subject"] for each in answer["messages"]] == [
+        f"number {number}" for number in reversed(range(120))
+    ]
+
+
+@in_loop
+async def test_what_is_deleted_while_a_list_is_read_is_not_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with inbox() as (store, api):
+        kept = await fill(store, 160)
+        numbered = store.numbered
+
+        async def deletes(numbers: Sequence[int]) -> Sequence[StoredMail]:
+            await store.delete(ids=kept[:111])
+            await store.put(Delivery(mail("later")))
+            return await numbered(numbers)
+
+        monkeypatch.setattr(store, "numbered", deletes)
+        answer = await api.get(f"{MESSAGES}?limit=0")
+        assert len(listed(answer)) == answer.json()["count"] == 50
+        assert answer.json()["messages_count"] == 160
+
+
+@in_loop
+async def test_each_page_has_the_mails_behind_the_one_before() -> None:
+    async with inbox() as (store, api):
+        await fill(store, 230)
+        whole = listed(await api.get(f"{MESSAGES}?limit=0"))
+        assert whole == [f"number {number}" for number in reversed(range(230))]
+        for start, limit in ((0, 49), (1, 50), (2, 51), (3, 99), (4, 101), (5, 1_000), (199, 60)):
+            page = whole[start : start + limit]
+            assert listed(await api.get(f"{MESSAGES}?start={start}&limit={limit}")) == page
+            target = f"/api/v1/search?query=number&start={start}&limit={limit}"
+            assert listed(await api.get(target)) == page
+
+
+@in_loop
+async def test_a_long_list_of_recipients_is_whole_in_the_message_alone() -> None:
+    people = ", ".join(f"p{each}@x.test" for each in range(900))
+    subject = "s" * 5_000
+    message = f"From: {'n' * 999} <a@x.test>\r\nTo: {people}\r\nSubject: {subject}\r\n\r\n".encode()
+    delivery = Delivery(message, rcpt_tos=[f"q{each}@x.test" for each in range(101)])
+    user = "u" * 9_000
+    async with inbox(delivery._replace(username=user)) as (_, api):
+        (summary,) = (await api.get(MESSAGES)).json()["messages"]
+        assert (len(summary["To"]), len(summary["Bcc"])) == (100, 100)
+        assert summary["Omitted"] == {"To": 800, "Bcc": 1}
+        assert len(summary["Username"]) == 320
+        whole = (await api.get(f"/api/v1/message/{summary['ID']}")).json()
+        assert [each["Address"] for each in whole["To"]] == people.split(", ")
+        assert len(whole["Bcc"]) == 101
+        assert whole["From"] == {"Name": "n" * 999, "Address": "a@x.test"}
+        assert (whole["Subject"], whole["Username"]) == (subject, user)
+        assert whole["MessageID"] == summary["MessageID"] == f"{summary['ID']}@ehlo"
+        assert "Omitted" not in whole
+
+
+@in_loop
+async def test_lists_have_the_first_thousand_tags() -> None:
+    async with inbox() as (store, api):
+        for number in range(11):
+            tags = [f"tag {number:02} {each:02}" for each in range(100)]
+            await store.put(Delivery(mail(), tags=tags))
+        for path in (MESSAGES, "/api/v1/search?query=hello", "/api/v1/tags", "/api/v1/info"):
+            answer = (await api.get(path)).json()
+            tags = list(
+                answer if isinstance(answer, list) else answer.get("tags") or answer["Tags"]
+            )
+            assert len(tags) == 1_000
+            assert (tags[0], tags[-1]) == ("tag 00 00", "tag 09 99")
+        assert len(listed(await api.get("/api/v1/search?query=tag:%22tag%2010%2099%22"))) == 1
 
 
 @in_loop

@@ -273,6 +273,17 @@ async def test_beyond_the_end_is_the_last_page() -> None:
         assert answer.headers["location"] == "/?start=50&limit=25"
 
 
+@in_loop
+async def test_a_row_counts_all_recipients_and_a_message_shows_them() -> None:
+    people = ", ".join(f"p{each}@x.test" for each in range(300))
+    message = f"To: {people}\r\nSubject: {'s' * 2_000}{'t' * 3_000}\r\n\r\nHi\r\n".encode()
+    async with inbox(Delivery(message, id="x")) as (_, api):
+        assert "<bdi>p0@x.test</bdi> +299" in (await api.get("/")).text
+        page = (await api.get("/view/x")).text
+        assert page.count('class="person"') == 300
+        assert "(4,500 more characters; see Headers)" in page
+
+
 PARTS = b"--B\r\nContent-Type: text/plain; name=a.txt\r\n\r\nx\r\n" * 10_000
 BROKEN = {
     "10,000 parts": b"Content-Type: multipart/mixed; boundary=B\r\n\r\n" + PARTS,

@@ -91,8 +91,7 @@ def summarize(message: bytes, recipients: Iterable[str] = (), rest: Rest = no_re
         'Ann'
     """
     root = parse_message(message, rest=rest)
-    named = root.named
-    senders, to, cc, copied, reply_to = (_mailboxes(named.get(name)) for name in _LISTS)
+    sender, to, cc, bcc, reply_to = read_people(root, recipients)
     attachments = inlines = 0
     shown: list[Part] = []
     for part in root.leaves():
@@ -102,13 +101,12 @@ def summarize(message: bytes, recipients: Iterable[str] = (), rest: Rest = no_re
         else:
             shown.append(part)
         inlines += disposition == "inline"
-    identifier = one_line(root.first("message-id")).strip()
     return Summary(
-        message_id=identifier.removeprefix("<").removesuffix(">"),
-        sender=senders[0] if senders else Mailbox("", ""),
+        message_id=read_message_id(root),
+        sender=sender,
         to=to,
         cc=cc,
-        bcc=_with_unnamed(recipients, to, cc, copied),
+        bcc=bcc,
         reply_to=reply_to,
         subject=one_line(root.first("subject")),
         snippet=_snippet(message, shown, rest),
@@ -118,6 +116,22 @@ def summarize(message: bytes, recipients: Iterable[str] = (), rest: Rest = no_re
     )
 
 
+People = tuple[Mailbox, list[Mailbox], list[Mailbox], list[Mailbox], list[Mailbox]]
+"""Sender, To, Cc, Bcc and Reply-To, as `Summary` has them."""
+
+
+def read_people(root: Part, recipients: Iterable[str]) -> People:
+    """Return the sender and the recipients of a message; see `Summary`."""
+    senders, to, cc, copied, reply_to = map(_mailboxes, map(root.named.get, _LISTS))
+    sender = senders[0] if senders else Mailbox("", "")
+    return sender, to, cc, _with_unnamed(recipients, to, cc, copied), reply_to
+
+
+def read_message_id(root: Part) -> str:
+    """Return the Message-ID of a message without its brackets; empty without one."""
+    return one_line(root.first("message-id")).strip().removeprefix("<").removesuffix(">")
+
+
 def _mailboxes(field: Field | None) -> list[Mailbox]:
     return [] if field is None else read_mailboxes(field.value)
 
@@ -125,7 +139,7 @@ def _mailboxes(field: Field | None) -> list[Mailbox]:
 def _with_unnamed(recipients: Iterable[str], *lists: list[Mailbox]) -> list[Mailbox]:
     """Return the last list, and the recipients that are in none of the lists."""
     named = {each.address.lower() for mailboxes in lists for each in mailboxes}
-    unnamed = dict.fromkeys(each for each in recipients if each.lower() not in named)
+    unnamed = dict.fromkeys([each for each in recipients if each.lower() not in named])
     return [*lists[-1], *(Mailbox("", each) for each in unnamed)]
 
 

@@ -10,6 +10,7 @@ This file is longer than others, since it is the whole face of the store.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -45,10 +46,11 @@ from ehlo.store.room import Room
 from ehlo.store.rows import (
     ROW,
     add_tags,
+    as_json,
     clean_tags,
     count_mails,
     insert_session,
-    read_mail,
+    read_mails,
     read_message,
     read_sessions,
     rename_tag,
@@ -58,6 +60,8 @@ from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")
 _IN_USE: Final = "open already; stop the other ehlo, or name another file"
+MOST_NAMES: Final = 1_000
+"""Tags that are listed."""
 _LARGE: Final = 262_144  # bytes of a message
 _CHUNK: Final = 1 << 18  # bytes, of which each client that reads slowly holds some
 
@@ -288,15 +292,15 @@ class Store:
         await self._writer.do(change)
 
     async def tags(self, inbox: str | None = None) -> dict[str, int]:
-        """Return the tags, sorted, each with the number of its mails."""
+        """Return the tags, sorted, each with the number of its mails; the first 1,000 of them."""
 
         def read(database: Database) -> dict[str, int]:
             where, values = selected(inbox, None, None, "")
             return dict(
                 database.execute(
                     "SELECT tag, count(*) FROM tags JOIN mails USING (number)"
-                    f" WHERE {where} GROUP BY tag ORDER BY tag",
-                    values,
+                    f" WHERE {where} GROUP BY tag ORDER BY tag LIMIT ?",
+                    (*values, MOST_NAMES),
                 ).fetchall()
             )
 
@@ -311,25 +315,39 @@ class Store:
         start: int = 0,
         limit: int | None = 50,
         before: float | None = None,
+        at_once: int | None = None,
     ) -> Page:
         """Return mails of an inbox, or of all; the newest first.
 
         `limit` is their number at most (`None`: all), from the one at `start`. With `before`, in
-        seconds since the epoch, they are older than that.
+        seconds since the epoch, they are older than that. With `at_once`, only so many are read:
+        the page has the numbers of the others, for `numbered`.
         """
+        has_rest = at_once is not None and (limit is None or limit > at_once)
+        first = at_once if has_rest else limit
 
         def read(database: Database) -> Page:
             where, values = selected(inbox, None, None, "")
             counts = count_mails(database, inbox)
             if before is not None:
                 where, values = f"({where}) AND created < ?", (*values, int(before * 1_000))
+            part = f"WHERE {where} ORDER BY number DESC LIMIT ? OFFSET ?"
             rows = database.execute(
-                f"{ROW} WHERE {where} ORDER BY number DESC LIMIT ? OFFSET ?",
-                (*values, -1 if limit is None else limit, start),
+                f"{ROW} {part}", (*values, -1 if first is None else first, start)
             )
-            return Page([read_mail(row) for row in rows], counts, counts)
+            mails = read_mails(rows)
+            if not has_rest or first is None or len(mails) < first:
+                return Page(mails, counts, counts)
+            left = -1 if limit is None else limit - first
+            numbers = f"SELECT json_group_array(number) FROM (SELECT number FROM mails {part})"
+            (rest,) = database.execute(numbers, (*values, left, start + first)).fetchone()
+            return Page(mails, counts, counts, json.loads(rest))
 
         return await self._readers.do(read)
+
+    async def numbered(self, numbers: Sequence[int]) -> Sequence[StoredMail]:
+        """Return those of the mails with these numbers that are there, the newest first."""
+        return await self._readers.do(lambda database: _numbered(database, numbers))
 
     async def search(
         self,
@@ -339,10 +357,12 @@ class Store:
         zone: str = "",
         start: int = 0,
         limit: int | None = 50,
+        at_once: int | None = None,
     ) -> Page:
         """Return the mails that `query` finds, the newest first; see `ehlo.store.query`.
 
-        Whatever was put before is found. `zone` is the IANA name of the time zone of its dates.
+        Whatever was put before is found. `zone` is the IANA name of the time zone of its dates. For
+        `at_once` see `list`.
         """
 
         def read(database: Database) -> Page:
@@ -355,9 +375,10 @@ class Store:
                 " FROM found",
                 (*values, -1 if limit is None else limit, start),
             ).fetchone()
-            those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
-            mails = [read_mail(row) for row in database.execute(those, (numbers,))]
-            return Page(mails, count_mails(database, inbox), MailCounts(total, unread))
+            found = json.loads(numbers)
+            mails = _numbered(database, found[:at_once])
+            rest = found[len(mails) :]
+            return Page(mails, count_mails(database, inbox), MailCounts(total, unread), rest)
 
         await self._catch_up(query)
         return await self._readers.do(read)
@@ -408,7 +429,7 @@ class Store:
         def read(database: Database) -> Sequence[StoredMail]:
             where, values = selected(inbox, ids, None, "")
             rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
-            return [read_mail(row) for row in rows]
+            return read_mails(rows)
 
         return await self._readers.do(read)
 
@@ -526,6 +547,11 @@ class Store:
         A reader that gets `None` reads all lists again. The last 1,000 changes are known.
         """
         return self._keeper.changes_after(number)
+
+
+def _numbered(database: Database, numbers: Sequence[int]) -> list[StoredMail]:
+    those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
+    return read_mails(database.execute(those, (as_json(numbers),)))
 
 
 def _lock_of(path: str) -> Lock:

@@ -17,9 +17,10 @@ LONGEST_TERM: Final = 512
 """Characters of a term that are looked for. Pieces overlap by so many."""
 LONGEST_HEADER: Final = 65_536
 """Bytes of a message in which fields are looked for."""
-_SLICE: Final = 65_536
-_BLANK: Final = re.compile(r"\s")
+# Characters that are folded at once: in lower case, a text with an emoji takes 12 bytes for each
+_SLICE: Final = 8_192
 _SPACES: Final = '\0\r\n\t<>",;()'
+_BLANK: Final = re.compile(f"[{re.escape(_SPACES)}\\s]")
 
 
 def folded(text: str) -> str:
@@ -39,28 +40,36 @@ def searched_text(message: bytes, envelope: Iterable[str], rest: Rest = no_rest)
     the attachments. For `rest` see `ehlo.content.breather`.
     """
     content = read_content(message, rest)
-    text = content.text
-    pieces = [f"{name}: {value}" for name, value in content.headers]
-    pieces += [*envelope, text]
-    html = content.html
-    if html is not None and (more := text_of_html(html, rest)) != text:
-        pieces.append(more)
-    pieces += [
-        attachment.filename
-        for attachment in content.attachments
-        if attachment.filename and attachment.disposition != "inline"
+    head = "\n".join([*[f"{name}: {value}" for name, value in content.headers], *envelope])
+    found = list(_folded_pieces(head, rest))
+    # Each of these may take four times as much as the message, so only one is held at a time
+    html = [content.html or ""]
+    of_html = list(_folded_pieces(text_of_html(html.pop(), rest), rest))
+    of_text = list(_folded_pieces(content.text, rest))
+    found += of_text
+    if of_html != of_text:  # the text may be made of it
+        found += of_html
+    names = [
+        each.filename
+        for each in content.attachments
+        if each.filename and each.disposition != "inline"
     ]
-    return " ".join(filter(None, map(folded, _slices("\n".join(pieces), rest))))
+    found += _folded_pieces("\n".join(names), rest)
+    del content
+    found[-1:] = [each.rstrip() for each in found[-1:]]  # a copy of all of it may be large
+    return "".join(found)
 
 
-def _slices(text: str, rest: Rest) -> Iterator[str]:
-    """Yield slices of a text, each of which ends at a blank."""
+def _folded_pieces(text: str, rest: Rest) -> Iterator[str]:
+    """Yield a folded text in pieces, with a space after it."""
     at = 0
     while at < len(text):
         rest()
-        blank = _BLANK.search(text, at + _SLICE)
-        end = len(text) if blank is None else blank.end()
-        yield text[at:end]
+        last = at + 2 * _SLICE
+        blank = _BLANK.search(text, at + _SLICE, last + 1)
+        end = last if blank is None else blank.end()
+        if piece := folded(text[at:end]):
+            yield piece if blank is None and end < len(text) else f"{piece} "
         at = end
 
 

@@ -59,7 +59,9 @@ class StoredMail(NamedTuple):
     """The tags, sorted."""
     summary: str
     """A JSON object with MessageID, From, To, Cc, Bcc, ReplyTo, Subject, Size, Attachments and
-    Snippet. A message without a Message-ID has one that is made of its id."""
+    Snippet, of at most 65,536 characters. It may have Omitted: the number of mailboxes that are
+    left out, by To, Cc, Bcc and ReplyTo. A message without a Message-ID has one that is made of its
+    id."""
 
 
 class StoredMessage(NamedTuple):
@@ -104,6 +106,9 @@ class Page(NamedTuple):
     """The counts of the whole inbox."""
     found: MailCounts
     """The counts of all that was found, on all pages."""
+    rest: Sequence[int] = ()
+    """The numbers of the mails of this page that follow those in `mails`, if not all were to be
+    read at once."""
 
 
 class Change(NamedTuple):

@@ -13,12 +13,14 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from ehlo.content.summary import Mailbox, Summary, summarize
+from ehlo.content.breather import Breather
+from ehlo.content.summary import Summary, summarize
 from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.heap import Heap
 from ehlo.store.query import read_query
 from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredMessage, StoredSession
+from ehlo.store.shortening import bounded, storable, summary_json, text_json
 from ehlo.transcript import Direction, Line
 
 ROW: Final = (
@@ -26,7 +28,7 @@ ROW: Final = (
     " (SELECT group_concat(tag, char(10)) FROM tags WHERE tags.number = mails.number), summary"
     " FROM mails"
 )
-"""Selects what `read_mail` reads."""
+"""Selects what `read_mails` reads."""
 _DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _DIGIT_OF: Final = bytes(_DIGITS[byte % len(_DIGITS)] for byte in range(256))
 _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
@@ -37,7 +39,6 @@ _DIRECTIONS: Final[Mapping[str, Direction]] = MappingProxyType(
     {"c": "client", "s": "server", "n": "note"}
 )
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
-_text_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def as_json(value: object) -> str:
@@ -63,6 +64,11 @@ def new_id() -> str:
     return os.urandom(22).translate(_DIGIT_OF).decode()
 
 
+def own_message_id(mail_id: str) -> str:
+    """Return the Message-ID that a summary has of a message without one."""
+    return f"{mail_id}@ehlo"
+
+
 class MailRow(NamedTuple):
     """A mail as it is inserted into the tables."""
 
@@ -80,21 +86,21 @@ def row_of(delivery: Delivery, number: int, summary: Summary | None, data: bytes
     The `summary` is made here unless it is given.
     """
     summary = summary or summarize(delivery.message, delivery.rcpt_tos)
-    mail_id, inbox = delivery.id or new_id(), _clean(delivery.inbox)
-    identifier = summary.message_id or f"{mail_id}@ehlo"
+    mail_id, inbox = delivery.id or new_id(), storable(delivery.inbox)
+    identifier = summary.message_id or own_message_id(mail_id)
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
     mail = (
         *(number, mail_id, inbox),
         int((delivery.created or time.time()) * 1_000),
         *(summary.size, summary.attachments, summary.inlines),
-        _clean(delivery.username),
-        _summary_json(summary, identifier),
+        storable(delivery.username),
+        summary_json(summary, identifier),
         *(folded(identifier), folded(summary.subject)),
         *[folded("\n".join(map(" ".join, each))) if each else "" for each in lists],
     )
     message = (
         number,
-        _clean(delivery.mail_from),
+        storable(delivery.mail_from),
         _list_of_texts(delivery.rcpt_tos),
         as_json(dict(delivery.facts)),
         _transcript_text(delivery.transcript),
@@ -136,7 +142,7 @@ def read_message(
     row = database.execute(f"{ROW} WHERE {where}", values).fetchone()
     if row is None:
         return None
-    mail = read_mail(row)
+    mail = _read_mail(row)
     sql = "SELECT mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
     sender, recipients, facts, lines = database.execute(sql, (mail.number,)).fetchone()
     size = mail.size if most is None else min(most, mail.size)
@@ -155,9 +161,9 @@ def insert_session(database: Database, session: StoredSession) -> int:
         "INSERT INTO sessions(inbox, created, username, facts, transcript, size)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         (
-            _clean(session.inbox),
+            storable(session.inbox),
             int((session.created or time.time()) * 1_000),
-            _clean(session.username),
+            storable(session.username),
             *(facts, transcript, size),
         ),
     )
@@ -172,7 +178,7 @@ def read_sessions(
         "SELECT number, inbox, created, username, facts, transcript FROM sessions"
         " WHERE inbox = coalesce(?, inbox) AND number < coalesce(?, number + 1)"
         " ORDER BY number DESC LIMIT ?",
-        (None if inbox is None else _clean(inbox), before, limit),
+        (None if inbox is None else storable(inbox), before, limit),
     )
     return [
         StoredSession(
@@ -192,7 +198,7 @@ def _transcript_text(lines: Sequence[Line]) -> str:
     times, directions, texts = zip(*lines, strict=True)
     packed = struct.pack(f"<{len(times)}d", *times).hex()
     text = "\n".join((packed, "".join([each[0] for each in directions]), *texts))
-    if text.count("\n") == len(texts) + 1 and text == _clean(text):
+    if text.count("\n") == len(texts) + 1 and text == storable(text):
         return text
     return as_json(lines)
 
@@ -216,41 +222,10 @@ def read_transcript(text: str) -> list[Line]:
     return list(map(Line, times, directions, texts))
 
 
-def _clean(text: str) -> str:
-    """Return `text` without lone surrogates, which SQLite does not store."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _summary_json(summary: Summary, identifier: str) -> str:
-    """Return the fields of a summary as a JSON object, which HTML can contain.
-
-    `json` took 6.4 instead of 2.5 us.
-    """
-    text = (
-        f'{{"MessageID":{_text_json(identifier)},"From":{_mailbox_json(summary.sender)},'
-        f'"To":{_list_json(summary.to)},"Cc":{_list_json(summary.cc)},'
-        f'"Bcc":{_list_json(summary.bcc)},"ReplyTo":{_list_json(summary.reply_to)},'
-        f'"Subject":{_text_json(summary.subject)},"Size":{summary.size},'
-        f'"Attachments":{summary.attachments},"Snippet":{_text_json(summary.snippet)}}}'
-    )
-    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    if text.isascii():
-        return text
-    return _clean(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
-
-
 def _list_of_texts(texts: Sequence[str]) -> str:
     """Return texts as a JSON list; `as_json` took four times as long for one address."""
-    text = f"[{','.join(map(_text_json, texts))}]"
+    text = f"[{','.join(map(text_json, texts))}]"
     return text if text.isascii() else as_json(list(texts))
-
-
-def _list_json(mailboxes: list[Mailbox]) -> str:
-    return f"[{','.join(map(_mailbox_json, mailboxes))}]" if mailboxes else "[]"
-
-
-def _mailbox_json(mailbox: Mailbox) -> str:
-    return f'{{"Name":{_text_json(mailbox.name)},"Address":{_text_json(mailbox.address)}}}'
 
 
 def add_tags(database: Database, numbers: Sequence[int], tags: list[str]) -> None:
@@ -291,7 +266,7 @@ def selected(
     values: list[object] = []
     if inbox is not None:
         where.append("inbox = ?")
-        values.append(_clean(inbox))
+        values.append(storable(inbox))
     if ids is not None:
         where.append("id IN (SELECT value FROM json_each(?))")
         values.append(as_json(list(ids)))
@@ -309,9 +284,21 @@ def count_mails(database: Database, inbox: str | None) -> MailCounts:
     return MailCounts(*database.execute(sql, values).fetchone())
 
 
-def read_mail(row: tuple[str, int, str, int, int, str, int, str | None, str]) -> StoredMail:
-    """Return the mail in a row that `ROW` selects."""
+_Row = tuple[str, int, str, int, int, str, int, str | None, str]
+
+
+def read_mails(rows: Iterable[_Row]) -> list[StoredMail]:
+    """Return the mails in rows that `ROW` selects."""
+    rest = Breather().rest  # since an older ehlo may have stored long summaries
+    mails = []
+    for row in rows:
+        rest()
+        mails.append(_read_mail(row))
+    return mails
+
+
+def _read_mail(row: _Row) -> StoredMail:
     mail_id, number, inbox, created, is_read, username, size, tags, summary = row
     names = sorted(tags.split("\n"), key=str.lower) if tags else []
-    moment = created / 1_000
+    summary, moment = bounded(summary), created / 1_000
     return StoredMail(mail_id, number, inbox, moment, bool(is_read), username, size, names, summary)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -9,23 +11,24 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.inbox.answers import (
+    MOST_AT_ONCE,
     RefusedError,
     done,
     elsewhere,
     number_of,
     read_json,
-    ready_answer,
     resource,
+    streamed_answer,
 )
-from ehlo.inbox.api.shapes import DeleteRequest, MarkRequest, list_text
+from ehlo.inbox.api.shapes import DeleteRequest, MarkRequest, list_head, summary_texts
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.store import Page
+from ehlo.store import Page, StoredMail
 from ehlo.store.query import read_date
 
 MOST_LISTED: Final = 1_000
 """Messages on one page at most, unless all are asked for."""
 _USUAL: Final = 50
-_BYTES: Final = 600  # of one message in a list, about
+_AT_ONCE: Final = 50  # messages that are read at once
 
 
 class Listing:
@@ -45,6 +48,7 @@ class Listing:
             start=start if limit else 0,
             limit=min(limit, MOST_LISTED) if limit else None,
             before=before,
+            at_once=_AT_ONCE,
         )
         return await self._answer(request, page, start)
 
@@ -58,13 +62,40 @@ class Listing:
             zone=request.query_params.get("tz", ""),
             start=start,
             limit=min(limit, MOST_LISTED),
+            at_once=_AT_ONCE,
         )
         return await self._answer(request, page, start)
 
     async def _answer(self, request: Request, page: Page, start: int) -> Response:
+        """Return a page; if it is large, each piece is in memory only while it is sent."""
         tags = list(await self._store.tags(inbox_of(request)))
-        text = await elsewhere(len(page.mails) * _BYTES, lambda: list_text(page, start, tags))
-        return ready_answer(text)
+        pieces = self._pieces(page, start, tags)
+        headers = {"content-type": "application/json"}
+        begun: list[bytes] = []
+        size = 0
+        async for piece in pieces:
+            begun.append(piece)
+            size += len(piece)
+            if size > MOST_AT_ONCE:
+                return streamed_answer(_behind(begun, pieces), None, headers)
+        return Response(b"".join(begun), headers=headers)
+
+    async def _pieces(self, page: Page, start: int, tags: list[str]) -> AsyncIterator[bytes]:
+        yield list_head(page, start, tags).encode()
+        count = 0
+        at = 0
+        mails: Sequence[StoredMail] = page.mails
+        while mails:
+            if count:
+                yield b","
+            size = sum(len(mail.summary) for mail in mails)
+            yield await elsewhere(size, partial(_summaries, mails))
+            count += len(mails)
+            mails = ()
+            while not mails and at < len(page.rest):  # some may be deleted meanwhile
+                mails = await self._store.numbered(page.rest[at : at + _AT_ONCE])
+                at += _AT_ONCE
+        yield f'],"count":{count}}}\n'.encode()
 
     async def mark(self, request: Request) -> Response:
         """Mark messages as read or unread."""
@@ -98,6 +129,19 @@ class Listing:
             raise RefusedError(f"Error: {error}") from None
         self._traffic.deleted += count
         return done()
+
+
+async def _behind(begun: list[bytes], others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces that there are, and then the others."""
+    for piece in begun:
+        yield piece
+    begun.clear()
+    async for piece in others:
+        yield piece
+
+
+def _summaries(mails: Sequence[StoredMail]) -> bytes:
+    return summary_texts(mails).encode("utf-8", "replace")
 
 
 def _query_of(request: Request) -> str:

@@ -6,18 +6,21 @@ The OpenAPI document is made of these types, and events carry them.
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, NotRequired, TypedDict
 
 from ehlo.content.breather import Rest, no_rest
 from ehlo.content.fields import one_line
+from ehlo.content.summary import Mailbox, read_message_id, read_people
 from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
 from ehlo.inbox.api.goform import go_time, to_text, written_time
 from ehlo.inbox.api.unsubscribe import ListUnsubscribe, read_unsubscribe
 from ehlo.inbox.sorting import DEFAULT
 from ehlo.store import Page, StoredMail, StoredMessage
+from ehlo.store.rows import own_message_id
+from ehlo.store.shortening import LONGEST_ADDRESS, shortened
 
 # The inbox of those who have no others: clients that check all keys know no field for it
 _UNNAMED: Final = frozenset(("", DEFAULT))
@@ -32,7 +35,10 @@ class MailAddress(TypedDict):
 
 
 class MessageSummary(TypedDict):
-    """A message in a list, and in the event of a new one."""
+    """A message in a list, and in the event of a new one.
+
+    It has the beginning of what is very long; the message has all of it.
+    """
 
     ID: str
     MessageID: str
@@ -58,6 +64,8 @@ class MessageSummary(TypedDict):
     """The beginning of the text, in one line."""
     Inbox: NotRequired[str]
     """The inbox that it is in; missing for the usual one, `default`."""
+    Omitted: NotRequired[dict[str, int]]
+    """The number of mailboxes that are left out, by `To`, `Cc`, `Bcc` and `ReplyTo`."""
 
 
 class MessageList(TypedDict):
@@ -73,7 +81,7 @@ class MessageList(TypedDict):
     messages_unread: int
     start: int
     tags: list[str]
-    """All tags of the inbox."""
+    """The tags of the inbox, sorted: the first 1,000."""
     messages: list[MessageSummary]
 
 
@@ -258,7 +266,7 @@ def summary_text(mail: StoredMail) -> str:
     """Return a `MessageSummary` as JSON; cheap, since the store has most of it ready."""
     read = "true" if mail.is_read else "false"
     tags = to_text(mail.tags) if mail.tags else "[]"
-    user = to_text(mail.username) if mail.username else '""'
+    user = to_text(shortened(mail.username, LONGEST_ADDRESS)) if mail.username else '""'
     inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox not in _UNNAMED else ""
     return (
         f'{{"ID":{to_text(mail.id)},"Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
@@ -266,23 +274,29 @@ def summary_text(mail: StoredMail) -> str:
     )
 
 
-def list_text(page: Page, start: int, tags: list[str]) -> str:
-    """Return a `MessageList` as JSON."""
+def summary_texts(mails: Iterable[StoredMail]) -> str:
+    """Return the `MessageSummary` of each mail as JSON, with commas between them."""
+    return ",".join(map(summary_text, mails))
+
+
+def list_head(page: Page, start: int, tags: list[str]) -> str:
+    """Return the beginning of a `MessageList` as JSON; its messages and their number follow."""
     total, unread = page.inbox
-    messages = ",".join(map(summary_text, page.mails))
     return (
-        f'{{"total":{total},"unread":{unread},"count":{len(page.mails)},'
+        f'{{"total":{total},"unread":{unread},'
         f'"messages_count":{page.found.total},"messages_unread":{page.found.unread},'
-        f'"start":{start},"tags":{to_text(tags)},"messages":[{messages}]}}'
+        f'"start":{start},"tags":{to_text(tags)},"messages":['
     )
 
 
 def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> WholeMessage:
     """Return a stored message as a whole; it takes time in proportion to its size."""
     mail = stored.mail
-    summary = json.loads(mail.summary)
     anatomy = anatomy or Anatomy(stored.data)
-    first = anatomy.root.first
+    root = anatomy.root
+    sender, *lists = read_people(root, stored.rcpt_tos)
+    to, cc, bcc, reply_to = (list(map(_address_of, each)) for each in lists)
+    first = root.first
     rest = rest_for(len(stored.data))
 
     def shapes(pieces: list[Piece]) -> list[MessagePart]:
@@ -290,14 +304,14 @@ def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> Whol
 
     whole: WholeMessage = {
         "ID": mail.id,
-        "MessageID": summary["MessageID"],
-        "From": summary["From"],
-        "To": summary["To"],
-        "Cc": summary["Cc"],
-        "Bcc": summary["Bcc"],
-        "ReplyTo": summary["ReplyTo"],
+        "MessageID": read_message_id(root) or own_message_id(mail.id),
+        "From": _address_of(sender),
+        "To": to,
+        "Cc": cc,
+        "Bcc": bcc,
+        "ReplyTo": reply_to,
         "ReturnPath": stored.mail_from,
-        "Subject": summary["Subject"],
+        "Subject": one_line(first("subject")),
         "ListUnsubscribe": read_unsubscribe(
             one_line(first("list-unsubscribe")), one_line(first("list-unsubscribe-post"))
         ),
@@ -315,6 +329,10 @@ def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> Whol
     if mail.inbox not in _UNNAMED:
         whole["Inbox"] = mail.inbox
     return whole
+
+
+def _address_of(mailbox: Mailbox) -> MailAddress:
+    return {"Name": mailbox.name, "Address": mailbox.address}
 
 
 def part_shape(piece: Piece, message: bytes, rest: Rest = no_rest) -> MessagePart:

@@ -13,9 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from typing import Final, NamedTuple
 
+from ehlo.inbox.answers import elsewhere
 from ehlo.inbox.api.goform import to_text
 from ehlo.inbox.api.shapes import summary_text
 from ehlo.store import Change, Store, StoredMail, StoreError
@@ -176,12 +178,8 @@ class Hub:
         """Return the events of changes; of mails that are gone meanwhile there are none."""
         wanted = [mail_id for each in changes if each.kind != "delete" for mail_id in each.ids]
         mails = {each.id: each for each in await self._store.find(wanted)} if wanted else {}
-        events: list[Notice] = []
-        for change in changes:
-            made = list(_events(change, mails)) or [Notice("", "")]
-            numbered = [event._replace(number=change.number) for event in made]
-            events += [*numbered[:-1], numbered[-1]._replace(is_last=True)]
-        return events
+        size = sum(len(each.summary) for each in mails.values())
+        return await elsewhere(size, partial(_all_events, changes, mails))
 
 
 class Subscription:
@@ -231,6 +229,15 @@ def event_for(inbox: str | None, event: Notice) -> Notice | None:
     if inbox is None and event.kind == "truncate" and event.inbox is not None:
         return event._replace(kind="prune", text=event_of("prune", None).text)
     return event if inbox is None or event.inbox in (None, inbox) else None
+
+
+def _all_events(changes: Sequence[Change], mails: Mapping[str, StoredMail]) -> list[Notice]:
+    events: list[Notice] = []
+    for change in changes:
+        made = list(_events(change, mails)) or [Notice("", "")]
+        numbered = [event._replace(number=change.number) for event in made]
+        events += [*numbered[:-1], numbered[-1]._replace(is_last=True)]
+    return events
 
 
 def _events(change: Change, mails: Mapping[str, StoredMail]) -> Iterator[Notice]:

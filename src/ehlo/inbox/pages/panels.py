@@ -13,6 +13,7 @@ from ehlo.content.breather import Rest
 from ehlo.content.fields import one_line
 from ehlo.content.links import find_addresses, most_links
 from ehlo.content.mime import Part
+from ehlo.content.summary import read_people
 from ehlo.content.transfer import decoded_size
 from ehlo.inbox.api.anatomy import Anatomy, rest_for
 from ehlo.inbox.api.single import RASTER
@@ -74,7 +75,7 @@ class Row(NamedTuple):
     mail_from: str
     """The envelope sender, if the row shows it because there is no From."""
     receivers: list[Mailbox]
-    """The first of the recipients, the hidden ones as well."""
+    """The first of the recipients, the hidden ones as well; empty without any."""
     more_receivers: int
     subject: str
     snippet: str
@@ -192,12 +193,18 @@ def row_of(mail: StoredMail) -> Row:
         mail,
         Mailbox(summary["From"]["Name"], summary["From"]["Address"]),
         "",
-        boxes[:2],
-        max(len(boxes) - 2, 0),
+        boxes[:1],
+        max(len(boxes) + _omitted(summary) - 1, 0),
         summary["Subject"][:LONGEST_SUBJECT],
         summary["Snippet"],
         summary["Attachments"],
     )
+
+
+def _omitted(summary: Mapping[str, Mapping[str, int]]) -> int:
+    """Return the number of recipients that a summary leaves out."""
+    omitted = summary.get("Omitted", {})
+    return sum(omitted.get(name, 0) for name in ("To", "Cc", "Bcc"))
 
 
 def letter_of(stored: StoredMessage, tab: str) -> Letter:
@@ -211,13 +218,13 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
     tabs = {name: title for name, title in TABS.items() if html or name not in _OF_HTML}
     tab = tab if tab in tabs else next(iter(tabs))
     numbered = list(number_parts(content.root))
-    summary = json.loads(stored.mail.summary)
+    _sender, to, cc, bcc, reply_to = read_people(content.root, stored.rcpt_tos)
     return Letter(
         row=row_of(stored.mail),
-        to=_mailboxes(summary["To"]),
-        cc=_mailboxes(summary["Cc"]),
-        bcc=_mailboxes(summary["Bcc"]),
-        reply_to=_mailboxes(summary["ReplyTo"]),
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
         mail_from=stored.mail_from,
         rcpt_tos=stored.rcpt_tos,
         answer=_fact(stored.facts.get("answer")),
@@ -228,7 +235,7 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
         codes=[code for code in content.codes if code.score >= _LIKELY][:MOST_CODES],
         links=content.links[:MOST_LINKS],
         files=_files_of(content, numbered),
-        unshown_subject=max(len(summary["Subject"]) - LONGEST_SUBJECT, 0),
+        unshown_subject=max(len(content.subject) - LONGEST_SUBJECT, 0),
     )
 
 

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from ehlo.faults.fault import STAGES
-from ehlo.inbox.answers import RefusedError, number_of, own_sources, resource
+from ehlo.inbox.answers import RefusedError, elsewhere, number_of, own_sources, resource
 from ehlo.inbox.api.single import LATEST, REFRESH, mark_read, reading
 from ehlo.inbox.api.thumbs import has_pillow
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
@@ -123,7 +123,8 @@ class Screens:
             last = (page.found.total - 1) // limit * limit
             return RedirectResponse(self._at(request, query, last))
         following = start + limit
-        rows = [row_of(mail) for mail in page.mails]
+        size = sum(len(mail.summary) for mail in page.mails)
+        rows = await elsewhere(size, lambda: [row_of(mail) for mail in page.mails])
         without = [row.mail.number for row in rows if not any(row.sender)]
         senders = await store.envelope_senders(without) if without else {}
         return await self._page(
