@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import smtplib
 import socket
 from importlib.metadata import version
 
@@ -16,7 +17,7 @@ from starlette.routing import Mount
 from ehlo import Server
 from ehlo.inbox import Catcher, WebOptions
 from ehlo.transcript import Line
-from support.browsing import PHONE, WIDE, Site, Watch, letter, opened, ready
+from support.browsing import DEADLINE, PHONE, WIDE, Site, Watch, letter, opened, ready
 from support.examples import quick
 
 pytestmark = pytest.mark.usefixtures("watch")
@@ -330,6 +331,12 @@ def test_the_browser_notifies_of_new_mail_if_it_is_wanted(site: Site, page: Page
     expect(page.locator(".row")).to_have_count(2)
     expect(page.locator("html")).not_to_have_attribute("data-shown", re.compile("."))
     page.evaluate("window.isInFront = false")
+    send("<b>new</b>")
+    expect(page.locator("html")).to_have_attribute("data-shown", "<b>new</b> from App")
+    with smtplib.SMTP("127.0.0.1", site.port, timeout=DEADLINE) as client:
+        client.sendmail("bounce@x.test", ["ann@y.test"], "Subject: no From\r\n\r\ntext\r\n")
+    expect(page.locator("html")).to_have_attribute("data-shown", "no From from bounce@x.test")
+    expect(page.locator(".row.unread")).to_have_count(4)  # asking for it has marked none as read
     send("<b>new</b>")
     expect(page.locator("html")).to_have_attribute("data-shown", "<b>new</b> from App")
     page.evaluate("last.dispatchEvent(new Event('click'))")

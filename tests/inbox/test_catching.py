@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ehlo import Handler, Message, Queue, Reject, Reply, Session
+from ehlo import (
+    Address,
+    DeliverBy,
+    Handler,
+    Message,
+    OriginalRecipient,
+    Queue,
+    Reject,
+    Reply,
+    Rrvs,
+    Session,
+)
 from ehlo.inbox import Catcher, WebOptions, sorting
+from ehlo.inbox.circumstances import facts_of_message
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.sorting import header_of, inbox_for, rule_of, tags_in
 from ehlo.store import Delivery, Store, StoredMessage
@@ -86,6 +99,26 @@ def test_a_mail_has_the_facts_of_its_session_and_envelope(serve: Serve) -> None:
         "RCPT TO:<b@y.example> NOTIFY=NEVER",
         "DATA",
     ]
+
+
+def test_the_values_of_parameters_are_as_clients_send_them() -> None:
+    since = datetime(2026, 11, 29, tzinfo=UTC)
+    params: dict[str, Any] = {
+        "BY": DeliverBy(120, "R", trace=True),
+        "ORCPT": OriginalRecipient("rfc822", "b@x.example"),
+        "RRVS": Rrvs(since, "C"),
+        "SMTPUTF8": True,
+    }
+    message = Message("x", Address("a", "x.example", params), [], b"", [])
+    assert facts_of_message(message)["params"] == {
+        "mail": {
+            "BY": "120;RT",
+            "ORCPT": "rfc822;b@x.example",
+            "RRVS": "2026-11-29T00:00:00+00:00;C",
+            "SMTPUTF8": "True",
+        },
+        "rcpt": [],
+    }
 
 
 def test_a_later_mail_has_the_greeting_and_its_own_lines(serve: Serve) -> None:

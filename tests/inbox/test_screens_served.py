@@ -195,6 +195,31 @@ async def test_a_message_says_once_when_it_was_received() -> None:
 
 
 @in_loop
+async def test_the_facts_of_a_session_are_no_json() -> None:
+    facts = {
+        "esmtp": True,
+        "tls": {"version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384"},
+        "params": {
+            "mail": {"SIZE": "300", "SMTPUTF8": "True"},
+            "rcpt": [{}, {"NOTIFY": "FAILURE,SUCCESS", "ORCPT": "rfc822;c@y.test"}, {}],
+        },
+        "answer": "250 2.0.0 Ok: stored as 4711",
+    }
+    recipients = ["b@y.test", "c@y.test", "d@y.test"]
+    delivery = Delivery(mail(), "a@x.test", recipients, id="x", facts=facts)
+    async with inbox(delivery) as (_, api):
+        page = (await api.get("/view/x/session")).text
+    assert re.findall("<dt>([A-Z][^<]+)</dt><dd><code>([^<]*)</code>", page)[-5:] == [
+        ("Envelope recipients", "b@y.test, c@y.test, d@y.test"),
+        ("ESMTP", "yes"),
+        ("TLS", "TLSv1.3, TLS_AES_256_GCM_SHA384"),
+        ("Parameters of MAIL", "SIZE=300 SMTPUTF8"),
+        ("Parameters of RCPT", "c@y.test NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;c@y.test"),
+    ]
+    assert page.count("stored as 4711") == 1  # in the head
+
+
+@in_loop
 async def test_one_thing_is_in_the_singular() -> None:
     links = b"".join(b'<a href="https://x.test/%d">x</a>' % number for number in range(5))
     data = (

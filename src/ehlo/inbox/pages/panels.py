@@ -17,6 +17,7 @@ from ehlo.content.summary import read_people
 from ehlo.content.transfer import decoded_size
 from ehlo.inbox.api.anatomy import Anatomy, rest_for
 from ehlo.inbox.api.single import RASTER
+from ehlo.inbox.circumstances import facts_to_show
 from ehlo.inbox.pages.rendering import is_web
 from ehlo.store import StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Line
@@ -52,12 +53,13 @@ _SLICE: Final = 32_768  # characters of HTML that are searched at once
 _LONGEST_REMOTE: Final = 512  # characters of what is found there
 _OF_HTML: Final = ("html", "source")
 _FACTS: Final = {
+    "session": "Session",
     "peer": "Client",
     "local": "Server",
     "helo": "HELO",
     "esmtp": "ESMTP",
     "tls": "TLS",
-    "params": "Parameters",
+    "params": "Parameters",  # as far as they do not have the usual form
     "received": "Received field",  # the head says when the message was received
 }
 _LIKELY: Final = 0.5  # the least score of a code that is shown
@@ -280,7 +282,7 @@ def _panel_of(
                 "Envelope recipients": ", ".join(stored.rcpt_tos),
                 "Login": stored.mail.username,
             }
-            return _session_panel(stored.transcript, {**envelope, **stored.facts})
+            return _session_panel(stored.transcript, {**envelope, **facts_to_show(stored)})
     return Panel()
 
 
@@ -309,7 +311,7 @@ def visit_of(session: StoredSession) -> ShownSession:
 
 
 def _session_panel(lines: Sequence[Line], facts: Mapping[str, object]) -> Panel:
-    known = [(_FACTS.get(name, name.capitalize()), _fact(value)) for name, value in facts.items()]
+    known = [(_FACTS.get(name, name), _fact(value)) for name, value in facts.items()]
     return Panel(
         lines=_lines_of(lines[:MOST_ROWS]),
         facts=[(name, value) for name, value in known if value],
@@ -328,8 +330,15 @@ def _lines_of(lines: Sequence[Line]) -> list[ShownLine]:
 
 
 def _fact(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool():
+            return "yes" if value else "no"
+        case {"version": str() as version, "cipher": str() as cipher}:
+            return f"{version}, {cipher}"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -1,6 +1,6 @@
 // Notifications of the browser: of new mail, while nobody looks at the page, if that is wanted.
 
-import { attempt, tell } from "./api.js"
+import { attempt, call, tell } from "./api.js"
 
 const { here, site } = document.body.dataset
 const WANTED = "ehlo.notify"
@@ -27,14 +27,26 @@ async function toggle() {
   show()
 }
 
-function publish() {
+/** Returns who a mail is from: without a From, it is the envelope sender, as in the list. */
+async function senderOf({ ID, From }) {
+  const sender = From.Name || From.Address
+  if (sender) return sender
+  try {
+    const fields = JSON.parse(await call("GET", `message/${encodeURIComponent(ID)}/headers`))
+    return fields["Return-Path"]?.[0].replace(/^<|>$/g, "") || "no sender"
+  } catch {
+    return "no sender" // it was deleted meanwhile
+  }
+}
+
+async function publish() {
   const arrived = mails
   mails = []
-  const [{ ID, Subject, From }] = arrived
+  const [{ ID, Subject }] = arrived
   const isOne = arrived.length === 1
   const title = isOne ? Subject || "No subject" : `${arrived.length} new messages`
   const icon = document.getElementById("favicon").href
-  const body = isOne ? From.Name || From.Address : ""
+  const body = isOne ? await senderOf(arrived[0]) : ""
   let notice
   try {
     notice = new Notification(title, { body, icon, tag: `ehlo${site}` })
