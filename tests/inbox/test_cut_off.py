@@ -33,6 +33,7 @@ LARGE = (
     b"--b\r\nContent-Type: application/pdf; name=a\r\n"
     b"Content-Transfer-Encoding: base64\r\n\r\n" + (b"QUJD" * 19 + b"\r\n") * 100_000 + b"--b--\r\n"
 )
+TEXT = b"Subject: large\r\n\r\n" + (b"x" * 76 + b"\r\n") * 150_000
 
 
 def deleting(site: Desk, *, at_once: bool) -> Any:
@@ -260,3 +261,27 @@ def test_a_client_that_does_not_read_loses_its_connection(
                 client.get("/livez")
             answers = (client.get("/livez").status_code for _ in range(20_000))
             assert 200 in answers  # once its connection has gone
+
+
+@pytest.mark.parametrize("path", ["/api/v1/message/latest/raw", "/api/v1/message/latest"])
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"])
+def test_a_client_that_does_not_read_its_response_loses_its_connection(
+    path: str, more: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of these responses is sent in pieces, and the other at once."""
+    monkeypatch.setattr(serving, "_MOST", 2)
+    monkeypatch.setattr(serving, "UNREAD", 0.05)
+    catcher = Catcher(web="127.0.0.1:0")
+    with shown(catcher, caplog) as server:
+        with smtplib.SMTP(*server.addresses[0]) as client:
+            client.sendmail("a@x.example", ["b@y.example"], TEXT)
+        with asked(catcher, f"GET /livez {HEAD}\r\n", buffer=4_096) as sock:
+            assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+            monkeypatch.setattr(serving, "SILENT", 0.05)
+            sock.sendall(f"GET {path} {HEAD}{more}\r\n".encode())
+            assert any(is_alive(catcher) for _ in range(20_000))  # its connection has gone
+
+
+def is_alive(catcher: Catcher) -> bool:
+    with asked(catcher, f"GET /livez {HEAD}Connection: close\r\n\r\n") as sock:
+        return rest_of(sock).startswith(b"HTTP/1.1 200 ")

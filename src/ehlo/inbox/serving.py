@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -29,6 +29,8 @@ _PATIENCE: Final = 0.5  # seconds that requests have at the end
 _LAST: Final = 2  # seconds until connections are cut off
 SILENT: Final = 30.0
 """Seconds that a connection has to send a whole header, from its start or its last response."""
+UNREAD: Final = 120.0
+"""Seconds that a client has to read what was sent of a response, before more can be sent."""
 
 
 class WebCertificate(NamedTuple):
@@ -126,7 +128,7 @@ class WebServer:
         """Call the application; at the end, an event stream ends, too."""
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._requests.add(task)
-        response = _Response(send)
+        response = _Response(send, lambda: self._cut(scope))
         try:
             await self._app(scope, receive, response)
         except asyncio.CancelledError:
@@ -145,10 +147,11 @@ class WebServer:
 
 
 class _Response:
-    """Passes on the messages of a response, and notes how far it is."""
+    """Passes on the messages of a response, notes how far it is, and cuts it if it is not read."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, cut: Callable[[], None]) -> None:
         self._send = send
+        self._cut = cut
         self.is_partial = False
         """Whether the response has begun and is not complete."""
 
@@ -157,14 +160,19 @@ class _Response:
             self.is_partial = True
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.is_partial = False
-        await self._send(message)
+        patience = asyncio.get_running_loop().call_later(UNREAD, self._cut)
+        try:
+            await self._send(message)
+        finally:
+            patience.cancel()
 
 
 class _Impatient(H11Protocol):
     """Serves a connection by h11, which limits the header, and closes a silent connection.
 
     A connection is silent if it has sent no whole header for `SILENT` seconds since it began, or
-    since its last response. A few hundred of these would keep all other clients out.
+    since its last response. A few hundred of these, or of those that do not read their response,
+    would keep all other clients out.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -216,6 +224,8 @@ class _Impatient(H11Protocol):
         # A WebSocket has another protocol by then
         if not has_asked and self.transport.get_protocol() is self:
             self.transport.close()
+            # It stays open until the client has read all
+            self._silence = self.loop.call_later(UNREAD, self.transport.abort)
 
 
 class _Rejecting(WebSocketsSansIOProtocol):

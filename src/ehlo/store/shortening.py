@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from itertools import islice
-from json.encoder import encode_basestring
 from typing import Final
 
 from ehlo.content.summary import Mailbox, Summary
@@ -29,8 +28,8 @@ LONGEST_SUMMARY: Final = 65_536
 _SHORT: Final = 4_096  # characters of a summary that is not long
 _MORE: Final = "..."
 _FIELDS: Final = ("To", "Cc", "Bcc", "ReplyTo")
-text_json: Final = encode_basestring
-"""Returns a text as JSON. An encoder's `encode` calls it, and took 1 % more of a mail's row."""
+text_json: Final = json.JSONEncoder(ensure_ascii=False).encode
+"""Returns a text as JSON."""
 
 
 def summary_json(summary: Summary, identifier: str) -> str:
