@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from ehlo.content.mime import parse_message
-from ehlo.inbox import WebOptions
+from ehlo.inbox import WebOptions, make_site
 from ehlo.inbox.pages.panels import MOST_ROWS, number_parts
 from ehlo.inbox.pages.rendering import (
     highlight,
@@ -19,6 +22,7 @@ from ehlo.inbox.pages.rendering import (
 from ehlo.store import Delivery, StoreError, TooSlowError
 from ehlo.transcript import Line
 from support.inboxes import inbox
+from support.sites import desk
 from support.storing import in_loop, mail
 
 REFRESH = {"X-Ehlo-Refresh": "1"}
@@ -134,6 +138,22 @@ async def test_an_address_without_a_page_is_a_page_in_a_browser(
         monkeypatch.setattr(store, "counts", failing(StoreError("database is locked")))
         answer = await api.get("/none", headers=page)
         assert (answer.status_code, answer.text) == (404, "Not Found")
+
+
+@pytest.mark.parametrize("below", ["", "/office"])
+@in_loop
+async def test_a_page_outside_the_root_leads_to_the_pages_below_it(below: str) -> None:
+    async with desk(root="/mail") as site:
+        app = Starlette(routes=[Mount(below, make_site(site))])
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8025"
+        ) as client:
+            for path in ("/", "/none", "/mailbox", "/inbox/one/none", "/mail/none"):
+                answer = await client.get(f"{below}{path}", headers={"Accept": "text/html"})
+                assert answer.status_code == 404
+                assert f'<a class="button" href="{below}/mail/">' in answer.text
+                (style,) = re.findall('href="([^"]+/pages.css)"', answer.text)
+                assert (await client.get(style)).status_code == 200
 
 
 @in_loop

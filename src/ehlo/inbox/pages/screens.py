@@ -214,6 +214,9 @@ class Screens:
     async def lost(self, request: Request, _error: Exception) -> Response:
         """Return a page for an address that has none; a text for what is not a browser."""
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+            here, root = str(request.scope.get("root_path", "")), self._desk.options.root
+            if f"{root}/" not in f"{here}/":  # it is outside, where no pages are
+                request.scope["root_path"] = f"{here}{root}"
             with contextlib.suppress(StoreError):  # then the text has to do
                 return await self._page(request, "missing.html", 404, **_NO_PAGE)
         return PlainTextResponse("Not Found", 404)
