@@ -404,6 +404,21 @@ def test_a_wrong_variable_is_named_as_it_is_written(
             "EHLO_QUEUE 'mysql://u@h/d': not supported; write mail.db, or postgresql://...",
         ),
         (
+            "EHLO_QUEUE=postgresql:/u:secret@h/d",
+            "serve app:function",
+            "EHLO_QUEUE postgresql:...: not a URL; write postgresql://user@host:5432/database",
+        ),
+        (
+            "EHLO_QUEUE=postgres:u:secret@h",
+            "work app:function",
+            "EHLO_QUEUE postgresql:...: not a URL; write postgresql://user@host:5432/database",
+        ),
+        (
+            "EHLO_QUEUE=postgresql//u:secret@h/d",
+            "serve app:function",
+            "EHLO_QUEUE postgresql:...: not a URL; write postgresql://user@host:5432/database",
+        ),
+        (
             "EHLO_QUEUE_LEASE=3",
             "serve app:function",
             "EHLO_QUEUE_LEASE needs --queue; write --queue mail.db",

@@ -20,7 +20,7 @@ from typing import Final
 from ehlo import paths
 from ehlo.message import Message, Spool
 from ehlo.queue.facts import body_of
-from ehlo.queue.urls import shown
+from ehlo.queue.urls import check_not_mistyped, shown
 from ehlo.sqlite.errors import DiskFullError, StoreError
 from ehlo.sqlite.locking import Lock
 
@@ -39,6 +39,7 @@ class Family:
         if not url or "://" in url:
             wrong = "not supported; write mail.db, or postgresql://..."
             raise ValueError(f"queue {shown(url)!r}: {wrong}")
+        check_not_mistyped(url)
         path = Path(url)
         if not path.name or url.endswith(("/", os.sep)) or _is_directory(path):
             raise ValueError(f"queue {url!r}: a directory; write the path of a file: mail.db")

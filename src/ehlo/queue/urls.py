@@ -13,6 +13,8 @@ _STATEMENTS: Final = 100
 _SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*")
 _HOST: Final = r"(?:\[[^\]]*\]|[^:,]*)(?::[0-9]*)?"  # a port that is not a number may be a password
 _HOSTS: Final = re.compile(f"{_HOST}(?:,{_HOST})*")
+# It would be the path of a file, which would have the password in its name
+_MISTYPED: Final = re.compile(r"postgres(?:ql)?(?::|//.*@)", re.IGNORECASE)
 _WRITE: Final = "not a URL; write postgresql://user@host:5432/database"
 
 
@@ -58,6 +60,12 @@ class DatabaseURL(NamedTuple):
 def is_postgres(url: str) -> bool:
     """Return whether a URL is of PostgreSQL."""
     return url.startswith(_SCHEMES)
+
+
+def check_not_mistyped(url: str) -> None:
+    """Raise `ValueError`, which shows no password, for `postgresql:/user:password@host`."""
+    if _MISTYPED.match(url):
+        raise ValueError(f"queue postgresql:...: {_WRITE}")
 
 
 def shown(url: str) -> str:
