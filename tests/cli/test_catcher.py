@@ -8,6 +8,7 @@ import os
 import re
 import smtplib
 import ssl
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -15,6 +16,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from cryptography import x509
 
@@ -203,6 +205,18 @@ def test_implicit_tls_can_have_it_too() -> None:
         host, port = server.addresses[0]
         with smtplib.SMTP_SSL(host, port, context=lenient) as client:
             assert client.noop()[0] == 250
+
+
+def test_without_a_temporary_file_there_is_no_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(click.ClickException) as raised:
+        self_signed(CatcherOptions(tls="self-signed"))
+    assert raised.value.message == (
+        "--tls self-signed: no temporary file can be written (no such file or directory); free "
+        "some space, or set TMPDIR"
+    )
 
 
 def test_without_trustme_the_command_that_installs_it_is_named(start: Start) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 import click
 
 from ehlo.cli.printer import AsText, Printer, as_json
+from ehlo.cli.readable import reason_of
 from ehlo.cli.values import Directory, Number
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import Handler
@@ -131,7 +132,7 @@ def _mechanisms(given: Mapping[str, bool | Mechanism]) -> dict[str, bool | Mecha
 def self_signed(own: CatcherOptions) -> ssl.SSLContext | None:
     """Return a context with a new certificate, or `None` if none is wanted.
 
-    Raises `click.UsageError`.
+    Raises `click.ClickException`.
     """
     if own.tls is None:
         if own.tls_name:
@@ -153,5 +154,11 @@ def self_signed(own: CatcherOptions) -> ssl.SSLContext | None:
         ) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    certificate.configure_cert(context)
+    try:
+        certificate.configure_cert(context)  # ssl reads it from a file
+    except OSError as error:
+        raise click.ClickException(
+            f"--tls self-signed: no temporary file can be written ({reason_of(error)}); free some "
+            "space, or set TMPDIR"
+        ) from error
     return context
