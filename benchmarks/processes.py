@@ -22,7 +22,9 @@ def kill_group(leader: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leader, signal.SIGKILL)
             for descriptor in opened:
-                select.select([descriptor], [], [])
+                end = select.poll()  # `select.select` rejects high descriptors
+                end.register(descriptor, select.POLLIN)
+                end.poll()
 
 
 def _living(leader: int) -> list[int]:

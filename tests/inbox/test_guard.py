@@ -15,6 +15,7 @@ from starlette.routing import Route
 from ehlo.inbox import WebOptions
 from ehlo.inbox.accounts import check_of_users
 from ehlo.inbox.guard import Guard
+from ehlo.inbox.pages.screens import Screens
 from ehlo.inbox.signin import SignIn, TooManyLoginsError
 from ehlo.inbox.site import routes_of
 from support.sites import HOST, Line, browser, desk
@@ -411,7 +412,7 @@ async def test_each_route_of_the_site_needs_the_login_and_the_host() -> None:
         client = browser(site)
         paths = [
             str(route.path).replace(":path", "").format(**values, rest="x")
-            for route in routes_of(site)
+            for route in routes_of(site, Screens(site))
             if isinstance(route, Route) and route.path not in ("/livez", "/readyz")
         ]
         assert len(paths) > 30

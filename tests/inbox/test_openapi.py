@@ -20,6 +20,7 @@ from ehlo import Server
 from ehlo.inbox import Catcher
 from ehlo.inbox.answers import Resource
 from ehlo.inbox.openapi import document
+from ehlo.inbox.pages.screens import Screens
 from ehlo.inbox.pages.screens import routes as page_routes
 from ehlo.inbox.site import routes_of
 from support.sites import desk
@@ -42,8 +43,8 @@ NAMES = (
 @in_loop
 async def test_the_document_names_every_route_and_method() -> None:
     async with desk() as site:
-        routes = [each for each in routes_of(site) if isinstance(each, Route)]
-        pages = {each.path for each in page_routes(site) if isinstance(each, Route)}
+        routes = [each for each in routes_of(site, Screens(site)) if isinstance(each, Route)]
+        pages = {each.path for each in page_routes(Screens(site)) if isinstance(each, Route)}
     served = {
         (method.lower(), each.path)
         for each in routes

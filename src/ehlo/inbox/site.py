@@ -24,16 +24,17 @@ from ehlo.inbox.pages.screens import routes as page_routes
 
 def make_site(desk: Desk) -> ASGIApp:
     """Return the ASGI application of a desk."""
-    below = routes_of(desk)
+    screens = Screens(desk)
+    below = routes_of(desk, screens)
     table: list[BaseRoute] = [Mount("/inbox/{inbox}", routes=below), *below]
     site = Starlette(
         routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table,
-        exception_handlers={404: Screens(desk).lost},
+        exception_handlers={404: screens.lost},
     )
     return Gzipped(Guard(site, desk.options))
 
 
-def routes_of(desk: Desk) -> list[BaseRoute]:
+def routes_of(desk: Desk, screens: Screens) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
     return [
         *listing.routes(desk),
@@ -50,6 +51,6 @@ def routes_of(desk: Desk) -> list[BaseRoute]:
         *relaying.routes(desk),
         *openapi.routes(desk),
         *visits.routes(desk),
-        *page_routes(desk),
+        *page_routes(screens),
         *last_routes(),  # behind all others
     ]

@@ -66,9 +66,8 @@ _TOO_SLOW: Final = {
 }
 
 
-def routes(desk: Desk) -> list[BaseRoute]:
+def routes(screens: Screens) -> list[BaseRoute]:
     """Return the routes of the pages."""
-    screens = Screens(desk)
     return [
         resource("/", GET=screens.list),
         resource("/search", GET=screens.list),
